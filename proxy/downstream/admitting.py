@@ -6,8 +6,7 @@ import os
 import socket
 from asyncio import Transport
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from uvicorn import Config
 from uvicorn.server import ServerState
@@ -15,17 +14,17 @@ from uvicorn.server import ServerState
 from proxy.downstream.admission import Connections
 from proxy.downstream.client_answer import last_answer
 from proxy.downstream.client_request import ClientRequest
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import MakeProtocol, ServerProtocol
 from proxy.errors import problem
 from proxy.http.forwarded import UNIX, Named
 
-REFUSED_S = 1.0
+REFUSED_S: Final = 1.0
 """Seconds until a refused connection is closed: closed at once, its client might not see why."""
 
 MAX_LINGERING = 32
 """Connections that are refused at a time: half of the reserved descriptors. Any more are closed at once."""
 
-DROP_BYTES = 64 * 1024
+DROP_BYTES: Final = 64 * 1024
 """Of what a client sends before it is refused, so much is read: unread, it would reset the connection, and
 some clients would not see why."""
 
@@ -137,13 +136,24 @@ def _without_address(transport: Transport) -> str:
 
 def admitting(
     budget: Connections, named: Named, names_users: Callable[[str], bool] | None = None
-) -> type[ServerProtocol]:
-    """The protocol class that uvicorn is given.
+) -> MakeProtocol:
+    """What uvicorn is given for a protocol class.
 
     Args:
         budget: of the port's connections.
         named: each request counts for the client that it returns.
         names_users: whether a peer, an address or `UNIX`, may say in a header who the user is. None: all may.
     """
-    made = partial(AdmittingProtocol, budget=budget, named=named, names_users=names_users)
-    return made  # type: ignore[return-value]
+
+    # No `partial`: with a class it would have each connection's arguments parsed by name.
+    def made(
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> ServerProtocol:
+        return AdmittingProtocol(
+            config, server_state, app_state, _loop, budget=budget, named=named, names_users=names_users
+        )
+
+    return made

@@ -19,7 +19,7 @@ SPOKEN: Final = frozenset({"1.0", "1.1"})
 
 logger = logging.getLogger("uvicorn.error")
 
-NO_REQUESTS = cast("deque[ClientRequest]", ())
+NO_REQUESTS: Final = cast("deque[ClientRequest]", ())
 """The requests that wait behind the one that is answered. A queue takes 700 bytes, and few need one."""
 
 

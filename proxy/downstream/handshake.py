@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 from proxy.downstream.admission import Connections
 from proxy.downstream.certificate import PortTls
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import MakeProtocol
 
 logger = logging.getLogger("headgate.tls")
 
@@ -97,10 +97,10 @@ class _Next(asyncio.Protocol):
         protocol.connection_made(transport)
 
 
-def secured(protocol: type[ServerProtocol], tls: PortTls, budget: Connections) -> type[ServerProtocol]:
-    """The protocol class that uvicorn is given for a port with TLS."""
+def secured(protocol: MakeProtocol, tls: PortTls, budget: Connections) -> MakeProtocol:
+    """What uvicorn is given for a protocol class, for a port with TLS."""
 
     def made(**given: Any) -> asyncio.Protocol:
-        return Handshake(tls, budget, partial(cast(Any, protocol), **given))
+        return Handshake(tls, budget, partial(protocol, **given))
 
-    return cast(type[ServerProtocol], made)
+    return made

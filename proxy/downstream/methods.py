@@ -11,13 +11,13 @@ from typing import Final
 
 from proxy.http.headers import Headers
 
-STAND_IN = b"PUT"
+STAND_IN: Final = b"PUT"
 """What the parser reads instead; to it no method but CONNECT makes a difference."""
 
-MAX_METHOD_BYTES = 32
+MAX_METHOD_BYTES: Final = 32
 """The longest name that is passed on; the longest that is registered has 17."""
 
-KNOWN = frozenset(
+KNOWN: Final = frozenset(
     b"ACL BIND CHECKOUT CONNECT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL "
     b"MOVE NOTIFY OPTIONS PATCH POST PRI PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE "
     b"SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
@@ -28,14 +28,14 @@ NAMES: Final = {name: name.decode() for name in KNOWN}
 """The same as text."""
 
 _USUAL: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ")
-_BEGINNING = re.compile(rb"[\r\n]*+(?:([A-Z_-]{1,%d})( |\Z))?" % MAX_METHOD_BYTES)
+_BEGINNING: Final = re.compile(rb"[\r\n]*+(?:([A-Z_-]{1,%d})( |\Z))?" % MAX_METHOD_BYTES)
 """Empty lines, which the parser skips, and a name of the letters that nginx allows, or its beginning. Read
 again from each empty line on, many of them would hold the process for seconds."""
-_BODY_END = re.compile(rb"\r\n\r\n(?=[A-Z_-]{1,%d}(?: |\Z))" % MAX_METHOD_BYTES)
+_BODY_END: Final = re.compile(rb"\r\n\r\n(?=[A-Z_-]{1,%d}(?: |\Z))" % MAX_METHOD_BYTES)
 """Where a body in chunks may end, with a request behind it."""
-_HEAD_END = re.compile(rb"\r\n\r\n")
+_HEAD_END: Final = re.compile(rb"\r\n\r\n")
 
-MAX_CUTS = 1000
+MAX_CUTS: Final = 1000
 """Pieces that one read of a body in chunks is cut into. A name behind more of them is left to the parser."""
 
 

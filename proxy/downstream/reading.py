@@ -23,7 +23,7 @@ from proxy.http.upgrade import EARLY_BYTES, Lost, UpgradeOffer, offered, without
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and headers together; nginx's default is 32 KiB."""
 
-_NOT_HTTP = re.compile(rb"[\r\n]*+[^ ]+ +[^ \r\n]+ +(?:RTSP|ICE)/")
+_NOT_HTTP: Final = re.compile(rb"[\r\n]*+[^ ]+ +[^ \r\n]+ +(?:RTSP|ICE)/")
 """A request line of the other protocols that the parser reads."""
 
 _USUAL_END: Final = b" HTTP/1.1\r\n"

@@ -4,8 +4,9 @@ How requests are read is in `reading.py`, and what is waited for in `slow_client
 """
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from proxy.downstream.answering import logger
 from proxy.downstream.client_answer import last_answer
@@ -14,6 +15,9 @@ from proxy.downstream.half_closed import HalfClosed
 from proxy.downstream.reading import ReadingProtocol
 from proxy.errors import RequestRefused, problem
 from proxy.http.upgrade import Lost
+
+MakeProtocol = Callable[..., Any]
+"""Makes a new connection's protocol; uvicorn calls it by keywords, as it does its own class."""
 
 LAST_S: Final = 5.0
 """Seconds that an idle connection is kept by a process that hands over to another."""

@@ -11,7 +11,7 @@ from proxy.http.asgi import TARGET, Scope
 from proxy.http.headers import Headers, write_fields
 from proxy.http.request_rules import is_host
 
-LOOKED_AT = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+LOOKED_AT: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 """Request headers that decide how a request is passed on."""
 
 

@@ -13,7 +13,7 @@ from proxy.http.tracing import without_token
 
 Headers = list[tuple[bytes, bytes]]
 
-HOP_BY_HOP = {
+HOP_BY_HOP: Final = {
     b"connection": "RFC 9110 7.6.1: for this connection only",
     b"keep-alive": "for this connection only",
     b"proxy-connection": "a mistake of old browsers, for this connection only",
@@ -26,22 +26,24 @@ HOP_BY_HOP = {
     b"proxy-authorization": "between the client and this proxy",
 }
 
-KEPT_THOUGH_LISTED = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"cookie"})
+KEPT_THOUGH_LISTED: Final = frozenset(
+    {b"host", b"content-length", b"content-type", b"authorization", b"cookie"}
+)
 """A client may name these in `Connection` only to have them dropped; they are end to end."""
 
-SET_ON_THE_WAY = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|via")
+SET_ON_THE_WAY: Final = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip|via")
 """Set by proxies in front. A client cannot have them removed either."""
 
 HARMLESS_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
 """Values of `Connection` that name no further field: by far the most common ones."""
 
-CONDITIONS = frozenset(
+CONDITIONS: Final = frozenset(
     {b"range", b"if-range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"}
 )
 """Headers that are about the client's own request; calls that Headgate makes beside it must not carry
 them."""
 
-_MAY_DIFFER = {
+_MAY_DIFFER: Final = {
     "in what form the answer comes": "accept accept-encoding",
     "a reload asks for the same again": "cache-control pragma",
     "follows from the body": "content-length",
@@ -51,12 +53,12 @@ _MAY_DIFFER = {
     "how urgently, and with what": "priority user-agent",
     "by what part of a page": "sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user",
 }
-MAY_DIFFER = frozenset(name.encode() for names in _MAY_DIFFER.values() for name in names.split())
+MAY_DIFFER: Final = frozenset(name.encode() for names in _MAY_DIFFER.values() for name in names.split())
 """Request headers in which two requests for the same answer may differ. Any other header may lead to another
 answer, so that the requests are not joined: asking twice is safe, showing another answer's text is not.
 `Authorization` and `Cookie` are not here: beside the principal they may hold a tenant or a role."""
 
-_NOT_IN_TRAILERS = {
+_NOT_IN_TRAILERS: Final = {
     "framing and routing (RFC 9110 6.5.1)": "content-length host max-forwards expect",
     "who the client is, and the way that it came": "x-real-ip forwarded via",
     "which user asks, and what a user gets": "authorization cookie set-cookie www-authenticate",
@@ -66,12 +68,12 @@ _NOT_IN_TRAILERS = {
     "tracing, which finds model calls": "traceparent tracestate baggage",
     "which run is asked for": "idempotency-key last-event-id",
 }
-NOT_IN_TRAILERS = CONDITIONS.union(
+NOT_IN_TRAILERS: Final = CONDITIONS.union(
     HOP_BY_HOP, *[names.encode().split() for names in _NOT_IN_TRAILERS.values()]
 )
 """What a server must find before the body, and may merge into the headers if it comes behind it."""
 
-SHADOWED = {
+SHADOWED: Final = {
     **HOP_BY_HOP,
     b"content-length": "framing",
     b"x-real-ip": "says who the client is, as `X-Forwarded-For` does",
@@ -80,11 +82,11 @@ SHADOWED = {
 
 BODILESS_STATUS: Final = frozenset({204, 304})
 
-_DROPPED = frozenset(HOP_BY_HOP)
-_NONE: frozenset[bytes] = frozenset()
-_FORWARDED_FOR = b"x-forwarded-for"
-_FORWARDED_PROTO = b"x-forwarded-proto"
-_FORWARDED_HOST = b"x-forwarded-host"
+_DROPPED: Final = frozenset(HOP_BY_HOP)
+_NONE: Final[frozenset[bytes]] = frozenset()
+_FORWARDED_FOR: Final = b"x-forwarded-for"
+_FORWARDED_PROTO: Final = b"x-forwarded-proto"
+_FORWARDED_HOST: Final = b"x-forwarded-host"
 X_FORWARDED: Final = frozenset({_FORWARDED_FOR, _FORWARDED_PROTO, _FORWARDED_HOST})
 SECOND_LOOK: Final = _DROPPED | X_FORWARDED | {b"host", b"tracestate"}
 """Request headers that are not just passed on."""

@@ -39,7 +39,7 @@ class HeadWriter:
     def __init__(self, forwarding: Forwarding) -> None:
         self._forwarding = forwarding
         self._host = forwarding.upstream_host
-        self._ends: dict[tuple[str | None, str, bytes], bytes] = {}
+        self._ends: dict[tuple[str | None, str, bytes | None], bytes] = {}
 
     def plain_head(
         self, method: str, target: bytes, headers: Headers, address: str | None, scheme: str
@@ -54,8 +54,8 @@ class HeadWriter:
         earlier: Headers | None = None
         for name, value in headers:
             if name in _LOOKED_AT:
-                if name == b"host" and host is None and is_host(value):
-                    host = value
+                if name == b"host" and host is None:
+                    host = value  # of which it is still to be seen that it is one
                     parts += (b"host: ", self._host or value, b"\r\n")
                     continue
                 if name == b"connection" and value in HARMLESS_CONNECTION:
@@ -70,21 +70,23 @@ class HeadWriter:
             elif _UNDERSCORE in name and is_shadow(name):
                 continue
             parts += (name, b": ", value, b"\r\n")
-        if host is None:
+        end = self._ends.get((address, scheme, host)) if earlier is None else None
+        end = end or self._end(earlier, address, scheme, host)
+        if end is None:
             return None
-        if earlier is None:
-            parts.append(self._ends.get((address, scheme, host)) or self._end(address, scheme, host))
-        else:
-            parts.append(self._written(earlier, address, scheme, host))
+        parts.append(end)
         return b"".join(parts), _NONE if length is None or length == b"0" else _LENGTH
 
-    def _end(self, address: str | None, scheme: str, host: bytes) -> bytes:
-        end = self._written([], address, scheme, host)
-        if len(host) <= MAX_HOST_BYTES:
+    def _end(
+        self, earlier: Headers | None, address: str | None, scheme: str, host: bytes | None
+    ) -> bytes | None:
+        """What is added to a head, and its end. None: it has no host that is one."""
+        if host is None or not is_host(host):
+            return None
+        fields = added_fields(earlier or [], self._forwarding, address, scheme, host)
+        end = write_fields(fields) + b"\r\n"
+        if earlier is None and len(host) <= MAX_HOST_BYTES:
             if len(self._ends) >= MAX_TEMPLATES:
                 self._ends.clear()
             self._ends[address, scheme, host] = end
         return end
-
-    def _written(self, earlier: Headers, address: str | None, scheme: str, host: bytes) -> bytes:
-        return write_fields(added_fields(earlier, self._forwarding, address, scheme, host)) + b"\r\n"

@@ -10,39 +10,39 @@ and Hierarchical Timing Wheels", 1987.
 import asyncio
 from asyncio.events import Handle
 from contextvars import Context
-from typing import Protocol
-from weakref import WeakValueDictionary
+from typing import Final, Protocol
+from weakref import ref
 
-TICKS = 128
+TICKS: Final = 128
 """Ticks in a second; a power of two, so that the ticks of a time are exact."""
 
-TICK_S = 1 / TICKS
+TICK_S: Final = 1 / TICKS
 """Seconds by which a timer may be late, in a loop that is not held up."""
 
-COARSE_TICKS = 32
-COARSE_S = COARSE_TICKS * TICK_S
+COARSE_TICKS: Final = 32
+COARSE_S: Final = COARSE_TICKS * TICK_S
 """Seconds by which a timer of `LONG_WAIT_S` and more may be late: it is due with its neighbours then."""
 
-LONG_WAIT_S = 16 * COARSE_S
+LONG_WAIT_S: Final = 16 * COARSE_S
 
-SLOTS = 2048
-HORIZON_S = (SLOTS - 2 * COARSE_TICKS) * TICK_S
+SLOTS: Final = 2048
+HORIZON_S: Final = (SLOTS - 2 * COARSE_TICKS) * TICK_S
 """Seconds until a timer is looked at, at most. One that is due later gets another place then."""
 
-AT_A_TURN = 64
+AT_A_TURN: Final = 64
 """Timers that are called in one turn of the loop: each may have a client to write to."""
 
-HELD_UP_S = 0.02
+HELD_UP_S: Final = 0.02
 """A wheel that comes so late finds a loop that was held up, by its own work or by the machine's. What came
 meanwhile is not read yet, since a loop runs its timers first: until it is, nobody can say who was silent."""
 
-AGAIN_S = 0.002
+AGAIN_S: Final = 0.002
 """Seconds after which such a wheel comes again."""
 
-STEP_S = 0.001
+STEP_S: Final = 0.001
 """Loops count in milliseconds, and round: a wait that is so much longer is never too short."""
 
-MOST_AGAIN = 8
+MOST_AGAIN: Final = 8
 """Times in a row that it does. A loop that is always held up must still end what is over."""
 
 
@@ -198,14 +198,18 @@ class Wheel:
             self._used[at] = 0
 
 
-_wheels: WeakValueDictionary[int, set[Wheel]] = WeakValueDictionary()
+_wheels: Final[dict[int, "ref[set[Wheel]]"]] = {}
 
 
 def wheel_of(loop: asyncio.AbstractEventLoop) -> Wheel:
     """The wheel of a loop, which all share that wait on it."""
-    kept = _wheels.get(id(loop))  # a wheel holds its loop, so no other has that id
-    if kept is None:
-        wheel = Wheel(loop)
-        _wheels[id(loop)] = wheel.kept
-        return wheel
-    return next(iter(kept))
+    known = _wheels.get(id(loop))  # a wheel holds its loop, so no other has that id
+    kept = None if known is None else known()
+    if kept is not None:
+        for wheel in kept:
+            return wheel
+    for ended in [number for number, known in _wheels.items() if known() is None]:
+        del _wheels[ended]
+    made = Wheel(loop)
+    _wheels[id(loop)] = ref(made.kept)
+    return made

@@ -19,7 +19,7 @@ from proxy.upstream.timeouts import ExchangeTimer, Timeouts
 READ_PAUSE_BYTES: Final = 64 * 1024
 """Body bytes that may wait for the reader before the socket is paused."""
 
-EACH_BYTES = 4096
+EACH_BYTES: Final = 4096
 """Bytes of a body that are given to its reader at a time: of the shortest events, five hundred."""
 
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -29,7 +29,7 @@ SMALL_BYTES: Final = 448
 """Smaller reads Linux acknowledges by itself, once it has been told to and while nothing is written: to it, a
 segment below 536 bytes ends what its sender has to say (`tcp_measure_rcv_mss`). Less headers, and TLS's."""
 
-BY_TCP = frozenset({socket.AF_INET, socket.AF_INET6})
+BY_TCP: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 """Families whose sockets acknowledge at all."""
 
 
@@ -340,12 +340,11 @@ class Connection:
             if response.body_bytes > READ_PAUSE_BYTES and not self._read_paused:
                 self._read_paused = True
                 self._transport.pause_reading()
-            if not self._is_prompt or len(data) >= SMALL_BYTES:
-                # Behind what is passed on, it would hold up what the client asks next.
-                self._acknowledge(len(data))
             serve = self._serve
             if serve is None or not response.chunks or not self._has_served(serve):
                 self.wake()
+            if not self._is_prompt or len(data) >= SMALL_BYTES:
+                self._acknowledge(len(data))  # behind what is passed on: the client waits for that
 
     def _tell_interims(self, carried: Carried) -> None:
         interims, self.response.interims = self.response.interims, NO_INTERIMS

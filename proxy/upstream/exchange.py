@@ -11,7 +11,7 @@ from asyncio.events import TimerHandle
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamError, UpstreamUnreachable
 from proxy.http.headers import Headers
@@ -22,10 +22,10 @@ from proxy.upstream.hedging import first_success
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.timeouts import LONG_S
 
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods sent again on a fresh connection if a reused one closed before any answer (RFC 9110 9.2.2)."""
 
-SILENT_S = 1.0
+SILENT_S: Final = 1.0
 """Seconds of silence on a kept connection after which a safe request is sent on a fresh one, too."""
 
 

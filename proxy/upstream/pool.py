@@ -11,7 +11,7 @@ from asyncio.events import TimerHandle
 from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import cast
+from typing import Final, cast
 
 from flags.egress import ProxyServer
 from proxy.errors import UpstreamBusy, UpstreamError, UpstreamUnreachable
@@ -22,7 +22,7 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.hedging import Hedging
 from proxy.upstream.timeouts import TIMER_SLACK_S, Timeouts
 
-JUST_ANSWERED_S = 0.01
+JUST_ANSWERED_S: Final = 0.01
 """A worker that has answered within this time counts as free. Without it, an upstream at its limit, whose
 answers are all long, would be asked on nothing but fresh connections, and then be over it."""
 

@@ -12,14 +12,14 @@ from proxy.http.upgrade import SWITCHING_PROTOCOLS, is_accepted
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Status line and headers of a response, interim responses included; and its trailers."""
 
-NO_INTERIMS: list[tuple[int, bytes, Headers]] = []
+NO_INTERIMS: Final[list[tuple[int, bytes, Headers]]] = []
 
 _LENGTH: Final = b"content-length"
 _LOOKED_AT: Final = frozenset(HOP_BY_HOP) | {_LENGTH}
 
-_NO_TRAILERS: Headers = []
+_NO_TRAILERS: Final[Headers] = []
 
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 """These say nothing about an interim response, which has no body."""
 
 

@@ -21,7 +21,7 @@ LONG_S: Final = 0.1
 """Seconds after which an answer that is not whole counts as long, and its worker as busy; see
 `proxy.upstream.pool`."""
 
-TIMER_SLACK_S = 0.002
+TIMER_SLACK_S: Final = 0.002
 """A loop's timers count in milliseconds and may fire one early."""
 
 
@@ -77,7 +77,7 @@ class ExchangeTimer:
         self._loop = loop
         self._wheel = wheel_of(loop)
         self._timeouts = timeouts
-        self._soonest_s = min(SLOW_S, timeouts.first_byte_s, timeouts.total_s)
+        self._soonest_s = min(SLOW_S, min(timeouts.first_byte_s, timeouts.total_s))
         self._response = response
         self._timed: Timed | None = None
         self._on_late: Callable[[], None] | None = None

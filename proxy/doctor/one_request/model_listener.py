@@ -14,7 +14,7 @@ from proxy.doctor.one_request.model_calls import Context, context_of
 from proxy.downstream.admission import Connections
 from proxy.downstream.certificate import PortTls
 from proxy.downstream.handshake import secured
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import MakeProtocol, ServerProtocol
 from proxy.errors import RequestRefused
 from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
@@ -112,7 +112,7 @@ async def listening(
     except CannotListen:
         yield None
         return
-    protocol = ServerProtocol
+    protocol: MakeProtocol = ServerProtocol
     if settings.tls is not None:
         tls = PortTls(settings.tls.cert, settings.tls.key, settings.tls.client_ca)
         budget = Connections(MAX_CONNECTIONS, MAX_CONNECTIONS, on_refused=lambda _: None)
