@@ -6,8 +6,7 @@ after the fork, and counted by the thread of the loop.
 """
 
 import os
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from struct import Struct
@@ -57,21 +56,6 @@ def process_values(directory: Path, opened: Callable[[str], MmapedDict] = Mmaped
         def inc(self, amount: float) -> None:
             self._value = value = self._value + amount
             _pack_value(self._file._m, self._at, value)  # not kept here: a file that grows is mapped anew
-
-        def observer(
-            self, buckets: Sequence["ProcessValue"], bounds: Sequence[float]
-        ) -> Callable[[float], None]:
-            """Return what adds an amount to this sum, and one to its bucket: as `inc` of both does."""
-            file = self._file
-
-            def observe(amount: float) -> None:
-                self._value = value = self._value + amount
-                _pack_value(file._m, self._at, value)
-                bucket = buckets[bisect_left(bounds, amount)]
-                bucket._value = value = bucket._value + 1
-                _pack_value(file._m, bucket._at, value)
-
-            return observe
 
         def set(self, value: float, timestamp: float | None = None) -> None:
             self._value = value

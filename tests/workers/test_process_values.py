@@ -44,24 +44,6 @@ def samples(directory: Path) -> dict[tuple[Any, ...], float]:
     }
 
 
-def test_what_is_observed_most_is_counted_as_all_else_is(registry: CollectorRegistry, tmp_path: Path) -> None:
-    """Its sum and its bucket, here and in the file."""
-    amounts = [0.0, 0.5, 1, 1.5, 2.0, 30.0]
-    usual, quick = (Histogram(name, "", buckets=(1, 2), registry=registry) for name in ("usual", "quick"))
-
-    observe = quick._sum.observer(quick._buckets, quick._upper_bounds)
-    for amount in amounts:
-        usual.observe(amount)
-        observe(amount)
-
-    found = samples(tmp_path)
-    for name in ("sum", "count"):
-        assert registry.get_sample_value(f"quick_{name}") == registry.get_sample_value(f"usual_{name}")
-    for le in ("1.0", "2.0", "+Inf"):
-        assert found["quick_bucket", le] == found["usual_bucket", le]
-    assert found[("quick_sum",)] == found[("usual_sum",)] == sum(amounts)
-
-
 def test_each_kind_of_metric_is_in_the_file_as_it_is_here(
     registry: CollectorRegistry, tmp_path: Path
 ) -> None:
