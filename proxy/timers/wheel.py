@@ -10,6 +10,7 @@ and Hierarchical Timing Wheels", 1987.
 import asyncio
 from asyncio.events import Handle
 from contextvars import Context
+from threading import Lock
 from typing import Final, Protocol
 from weakref import ref
 
@@ -199,6 +200,7 @@ class Wheel:
 
 
 _wheels: Final[dict[int, "ref[set[Wheel]]"]] = {}
+_making: Final = Lock()
 
 
 def wheel_of(loop: asyncio.AbstractEventLoop) -> Wheel:
@@ -208,8 +210,9 @@ def wheel_of(loop: asyncio.AbstractEventLoop) -> Wheel:
     if kept is not None:
         for wheel in kept:
             return wheel
-    for ended in [number for number, known in _wheels.items() if known() is None]:
-        del _wheels[ended]
-    made = Wheel(loop)
-    _wheels[id(loop)] = ref(made.kept)
+    with _making:  # a process may have loops in several threads
+        for ended in [number for number, known in _wheels.items() if known() is None]:
+            del _wheels[ended]
+        made = Wheel(loop)
+        _wheels[id(loop)] = ref(made.kept)
     return made

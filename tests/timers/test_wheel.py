@@ -3,8 +3,10 @@
 import asyncio
 import gc
 import random
+import sys
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import cast
 
@@ -366,3 +368,23 @@ def test_two_loops_in_one_process_have_a_wheel_each(make: Callable[[], asyncio.A
     gc.collect()
 
     assert [ref() for ref in wheels] == [None, None]
+
+
+def test_each_thread_has_loops_of_its_own() -> None:
+    """Threads that change in the middle of a look-up find each its loop's wheel."""
+
+    def come_and_go(_: int) -> None:
+        kept = [Wheel(HandLoop())]
+        for _ in range(100):
+            loop = HandLoop()
+            kept.append(wheel_of(loop))
+            assert wheel_of(loop) is kept[-1]
+            wheel_of(HandLoop())  # nothing holds it for long
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(come_and_go, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
