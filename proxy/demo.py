@@ -25,7 +25,7 @@ ON_LOOPBACK = {**os.environ, "no_proxy": HOST}
 """The environment, for requests that pass no proxy on their way to this host."""
 
 START_S = 180.0
-"""Seconds until all answer. On a slow machine with much other work the first start takes most of a minute."""
+"""Seconds for each process to answer. On a slow and busy machine the first start takes most of a minute."""
 
 STOP_S = 4.0
 """Seconds in which a process may end by itself before it is killed."""
@@ -240,9 +240,8 @@ def await_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise click.ClickException(f"what was to serve {url} has ended; see the messages above")
-        try:
+        with suppress(httpx.TransportError):
             if httpx.get(url, timeout=1, trust_env=False).status_code == 200:
                 return
-        except httpx.TransportError:
-            time.sleep(POLL_S)
+        time.sleep(POLL_S)
     raise click.ClickException(f"{url} does not answer after {START_S:g} s; see the messages above")
