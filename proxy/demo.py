@@ -59,15 +59,18 @@ def run(port: int) -> None:
         ports = DemoPorts(port, *stack.enter_context(free_ports(4)))
         for name in ("flags.json", "headgate.yaml"):
             (directory / name).write_text((EXAMPLE / name).read_text())
-        # All at once: none needs another until it is asked, and most of a start is reading of modules.
         environment = ports.environment(directory)
-        serving = {
-            ready: stack.enter_context(process(command, environment))
-            for command, ready in ports.commands(directory)
-        }
-        for ready, each in serving.items():
-            await_ready(ready, each)
-        for each in serving.values():
+        serving: list[subprocess.Popen[bytes]] = []
+        # The proxy last: who finds its port open finds all behind it.
+        *behind, proxy = ports.commands(directory)
+        for together in (behind, [proxy]):
+            begun = [
+                (ready, stack.enter_context(process(command, environment))) for command, ready in together
+            ]
+            for ready, each in begun:
+                await_ready(ready, each)
+            serving += [each for _, each in begun]
+        for each in serving:
             stack.callback(each.terminate)  # all are terminated before any is waited for
         click.echo(f"\n  Open      {url}/app/live.html   streamed and batch, side by side")
         click.echo(
@@ -105,7 +108,7 @@ class DemoPorts(NamedTuple):
         }
 
     def commands(self, directory: Path) -> list[tuple[list[str], str]]:
-        """The processes, each with an address that answers when it is ready."""
+        """The processes, the proxy last, each with an address that answers when it is ready."""
         clinic = ["examples.clinic", "--otel", "--workers", "2", "--data", str(directory)]
         headgate = ["proxy", "serve", "--config", str(directory / "headgate.yaml")]
         return [
