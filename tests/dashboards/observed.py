@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -24,6 +25,8 @@ from tests.servers.tapping import CALLS
 
 RULES = Path(__file__).parents[2] / "dashboards" / "rules.yaml"
 USERS, QUESTIONS, AT_ONCE = 53, 240, 12
+LOOK_S = 30
+"""Seconds that queries look back at least."""
 PROXY, CONTROLLER = "headgate", "headgate-controller"
 
 KINDS = {3: "500", 7: "lost", 11: "reset", 17: "lost", 23: "replaced", 29: "missing"}
@@ -118,6 +121,8 @@ class Observed:
     """A file, whose journal is a real one's."""
     at_s: float
     """Prometheus' time at the end of the load: a slow machine asks long after it."""
+    look_s: int
+    """Seconds that queries look back: over all of the load, however long a slow machine took for it."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -130,7 +135,7 @@ class Observed:
             "route": ".*",
             "controller": CONTROLLER,
             "__rate_interval": "10s",
-            "__range": "60s",
+            "__range": f"{2 * self.look_s}s",
         }
 
 
@@ -200,10 +205,12 @@ async def observed(directory: Path) -> AsyncIterator[Observed]:
         jobs = {PROXY: [proxy], CONTROLLER: [controller]}
         server = await stack.enter_async_context(prometheus(directory, jobs, [RULES]))
         await eventually(lambda: _is_scraped(server), 30)
+        began_s = float((await server.ask("time()"))[1])
         await ask_all(serving)
         await _all_seen(server, serving)
         at_s = float((await server.ask("time()"))[1])
-        yield Observed(server, serving, _policy_file(rollout), at_s)
+        look_s = max(LOOK_S, math.ceil(at_s - began_s))
+        yield Observed(server, serving, _policy_file(rollout), at_s, look_s)
 
 
 async def _is_scraped(server: Prometheus) -> bool:

@@ -33,9 +33,6 @@ from tests.servers.serving import ADMIN_TOKEN
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "runbooks"
-LOOK_S = 30
-"""Seconds that the queries look back: over all of the load."""
-
 NOT_SHOWN: Mapping[str, str] = {
     "headgate_rollout_not_in_force": "it is an alert's; the shares that then differ are shown",
     "headgate_kill_flag_on_timestamp_seconds": "it is of what is over, for the controller",
@@ -79,7 +76,7 @@ def resolved(expr: str, house: Observed) -> str:
 
 async def asked(house: Observed, expr: str) -> list[Any]:
     """The series that a panel would draw; Prometheus has nothing to object."""
-    window = {"start": house.at_s - LOOK_S, "end": house.at_s, "step": 1}
+    window = {"start": house.at_s - house.look_s, "end": house.at_s, "step": 1}
     async with browser(house.server.url) as client:
         answer = await client.get("/api/v1/query_range", params={"query": expr, **window})
     said = answer.json()
@@ -229,7 +226,7 @@ async def test_a_dashboard_can_be_drawn(house: Observed, name: str, tmp_path: Pa
     """Every panel that has data shows some, as in the documentation, and the picture says what it is not."""
     with httpx.Client(base_url=house.server.url) as http:
         chosen = {"job": PROXY, "controller": CONTROLLER}
-        view = replace(view_of(http, LOOK_S, 10, chosen), until_s=house.at_s)
+        view = replace(view_of(http, house.look_s, 10, chosen), until_s=house.at_s)
         figure = await asyncio.to_thread(drawn, documents()[name], view)
 
     texts = {text.get_text() for axes in figure.axes for text in axes.texts}
