@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
-Counts = float | NDArray[np.int64]
+Counts = float | NDArray[np.int64] | Vector
 """One, or those of many at once, with a last axis of 1 for the alternatives. Whole, but for averages."""
 
 GRID = 48
@@ -155,11 +155,15 @@ class DifferenceNull:
         c = (q - delta + np.sqrt((q - delta) ** 2 + 4 * q * delta * control / (stream + control))) / 2
         s = 1 - q / (c + delta)
         t = s * stream / control
+        of_stream_bad: Vector = np.log1p(-s * (1 - c - delta))
+        of_stream_good: Vector = np.log1p(s * (c + delta))
+        of_control_bad: Vector = np.log1p(t * (1 - c))
+        of_control_good: Vector = np.log1p(-t * c)
         increments: Vector = (
-            stream_bad * np.log1p(-s * (1 - c - delta))
-            + stream_good * np.log1p(s * (c + delta))
-            + control_bad * np.log1p(t * (1 - c))
-            + control_good * np.log1p(-t * c)
+            stream_bad * of_stream_bad
+            + stream_good * of_stream_good
+            + control_bad * of_control_bad
+            + control_good * of_control_good
         )
         return increments
 
