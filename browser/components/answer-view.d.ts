@@ -1,3 +1,4 @@
+/** @typedef {import("../state.js").Failure} Failure */
 /** @typedef {import("../state.js").StreamState} StreamState */
 /** @typedef {import("../state.js").Stage} Stage */
 /** @typedef {import("./announcer.js").Announcer} Announcer */
@@ -133,6 +134,7 @@ export class AnswerView {
     copy(): Promise<void>;
     stopClock(): void;
 }
+export type Failure = import("../state.js").Failure;
 export type StreamState = import("../state.js").StreamState;
 export type Stage = import("../state.js").Stage;
 export type Announcer = import("./announcer.js").Announcer;

@@ -3,6 +3,7 @@
 import { MarkdownView } from "../markdown.js";
 import { Smoother } from "../smoother.js";
 
+/** @typedef {import("../state.js").Failure} Failure */
 /** @typedef {import("../state.js").StreamState} StreamState */
 /** @typedef {import("../state.js").Stage} Stage */
 /** @typedef {import("./announcer.js").Announcer} Announcer */
@@ -39,7 +40,7 @@ export const LABELS = Object.freeze({
 /** @typedef {Partial<Record<keyof typeof LABELS, string>>} Labels */
 
 /** Codes whose cause a person can be told in a word. @type {Readonly<Record<string, keyof typeof LABELS>>} */
-const CAUSES = { lost: "lost", replica_lost: "lost", upstream_timeout: "timeout", timeout: "timeout", http: "refused" };
+const CAUSES = { lost: "lost", replica_lost: "lost", upstream_timeout: "timeout", timeout: "timeout" };
 
 const COPIED_MS = 2000;
 
@@ -180,7 +181,7 @@ export class AnswerView {
   showFailure({ phase, error, partial }) {
     this.failure.replaceChildren();
     if (phase !== "failed" || error === null || error.code === "cancelled" || error.code === "aborted") return;
-    const cause = this.labels[CAUSES[error.code] ?? "error"];
+    const cause = this.labels[causeOf(error)];
     const words = error.code === "http" || error.message === "" ? cause : error.message;
     const isKept = partial || this.text !== "";
     this.failure.append(paragraph(words), ...(isKept ? [paragraph(this.labels.kept)] : []));
@@ -273,6 +274,12 @@ function paragraph(words) {
   made.dir = "auto";
   made.textContent = words;
   return made;
+}
+
+/** Only a status of 4xx says that a request was refused. @param {Failure} failure @returns {keyof typeof LABELS} */
+function causeOf({ code, status }) {
+  if (code === "http" && status >= 400 && status < 500) return "refused";
+  return CAUSES[code] ?? "error";
 }
 
 /** @param {string} template @param {Readonly<Record<string, number>>} values */

@@ -14,7 +14,7 @@ pytestmark = IN_CHROMIUM
 
 STATES = (
     *("waiting", "progress", "unknown", "live", "replaced"),
-    *("done", "error", "refused", "stopped", "arabic"),
+    *("done", "error", "refused", "unavailable", "stopped", "arabic"),
 )
 RUN = "3f0c2a52-4a0e-4a53-9a35-6f6f0a5d3c11"
 
@@ -68,7 +68,7 @@ async def test_each_end_is_told_in_words_and_offers_what_makes_sense(chromium: B
     """The text that came is kept; only a failure that may pass can be tried again."""
     said = {}
     async with gallery(chromium) as page:
-        for name in ("live", "done", "error", "refused", "stopped"):
+        for name in ("live", "done", "error", "refused", "unavailable", "stopped"):
             await page.evaluate("name => gallery.show(name)", name)
             words = await page.evaluate(f"{SHADOW}.querySelector('.failure').textContent")
             is_kept = await page.evaluate(f"{SHADOW}.querySelector('.stages').textContent.includes('Fever')")
@@ -80,6 +80,7 @@ async def test_each_end_is_told_in_words_and_offers_what_makes_sense(chromium: B
         "done": (["copy", "replay"], "", True),
         "error": (["copy", "retry"], f"The answer broke off.{kept}", True),
         "refused": ([], "The request was refused.", False),
+        "unavailable": ([], "The answer could not be completed.", False),
         "stopped": (["copy"], "", True),
     }
 

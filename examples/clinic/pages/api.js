@@ -28,7 +28,8 @@ export async function send(method, path, body, options = {}) {
     await signIn(localStorage.user);
     return send(method, path, body, options);
   }
-  if (request.status < 200 || request.status >= 300) throw new Error(`${method} ${path}: ${request.status}`);
+  const { status } = request;
+  if (status < 200 || status >= 300) throw Object.assign(new Error(`${method} ${path}: ${status}`), { status });
   return options.responseType ? request.response : parse(request.responseText);
 }
 

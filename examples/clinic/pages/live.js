@@ -48,7 +48,8 @@ async function askWhole(id) {
     try {
       whole.showWhole((await send("POST", `/api/cases/${id}/workflow/start`)).result);
     } catch (error) {
-      for (const element of whole.elements) element.state = { ...EMPTY, phase: "failed", error: { code: "http", message: "" } };
+      const { status } = error;
+      for (const element of whole.elements) element.state = { ...EMPTY, phase: "failed", error: { code: "http", message: "", status } };
       throw error;
     }
   });

@@ -46,7 +46,8 @@ const STATES = {
   replaced: [...whole(TEXT).slice(0, 2), event("content_replace", "reasoning", "extraction", "Another text."), complete("reasoning", "extraction")],
   done: [...whole(TEXT), event("stream_done", "", "", "", { status: 200, recovered: false })],
   error: [...whole(TEXT).slice(0, 5), failed("upstream_broke", "The answer broke off.")],
-  refused: [failed("http", "{}", { partial: false, retry_available: false })],
+  refused: [failed("http", "{}", { partial: false, retry_available: false, status: 422 })],
+  unavailable: [failed("http", "{}", { partial: false, retry_available: false })],
   stopped: [...whole(TEXT).slice(0, 5), failed("cancelled", "", { retry_available: false })],
   arabic: [...whole(ARABIC), event("stream_done", "", "", "", { status: 200, recovered: false })],
 };
