@@ -11,54 +11,57 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import islice
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from proxy.http.headers import Headers, head_bytes
 from proxy.http.request_rules import is_host
 
-UNIX = "unix"
+UNIX: Final = "unix"
 """The peer of a Unix socket, which has no address."""
 
-MAX_HOPS = 32
+MAX_HOPS: Final = 32
 """Proxies in front that are looked at, the nearest first."""
 
-MAX_COMMAS = 8
+MAX_COMMAS: Final = 8
 """Commas within one element of `Forwarded`."""
 
 Named = Callable[[Headers, str], tuple[Headers, str]]
 """Takes a request's headers, names in lower case, and its peer, an address or `UNIX`. Returns the headers
 that may be believed, and the client that the request counts for."""
 
-MAX_KNOWN = 1024
+MAX_KNOWN: Final = 1024
 """Peers, and what they say of clients, that are kept so as not to be read anew."""
 
-MAX_KNOWN_BYTES = 512
+MAX_KNOWN_BYTES: Final = 512
 """The longest that is kept."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 _Said = Sequence[tuple[bytes, bytes]]
 
-_SAID = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip")
-_SAID_BEGINS = (b"x-forwarded-", b"forwarded", b"x-real-ip")
-_FOR, _PROTO, _HOST, _PORT = (b"x-forwarded-" + name for name in (b"for", b"proto", b"host", b"port"))
-_FORWARDED = b"forwarded"
-_READ = frozenset({_FOR, _PROTO, _HOST, _PORT, _FORWARDED, b"x-real-ip"})
+_SAID: Final = re.compile(rb"x-forwarded-.*|forwarded|x-real-ip")
+_SAID_BEGINS: Final = (b"x-forwarded-", b"forwarded", b"x-real-ip")
+_FOR: Final = b"x-forwarded-for"
+_PROTO: Final = b"x-forwarded-proto"
+_HOST: Final = b"x-forwarded-host"
+_PORT: Final = b"x-forwarded-port"
+_FORWARDED: Final = b"forwarded"
+_READ: Final = frozenset({_FOR, _PROTO, _HOST, _PORT, _FORWARDED, b"x-real-ip"})
 
 _PAIR = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+=(?:[^\s\",;=\\]+|\"(?:[^\"\\]|\\.)*\")"
-_ELEMENT = re.compile(rb"\s*(?:%b)(?:\s*;\s*%b)*\s*;?\s*" % (_PAIR, _PAIR))
-_EACH = re.compile(_PAIR)
+_ELEMENT: Final = re.compile(rb"\s*(?:%b)(?:\s*;\s*%b)*\s*;?\s*" % (_PAIR, _PAIR))
+_EACH: Final = re.compile(_PAIR)
 
-_NODE = re.compile(
+_NODE: Final = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]+)(?:%[\w.~-]+)?\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[\w.-]+))?"
     rb"|([0-9A-Fa-f:.]+)(?:%[\w.~-]+)?"
 )
 """A node of RFC 7239 6, also without brackets, as `X-Forwarded-For` has it; and with a zone (RFC 6874)."""
 
-MAPPED_BITS = 96
+MAPPED_BITS: Final = 96
 """Bits of IPv6 before an address of IPv4 (RFC 4291 2.5.5.2)."""
 
-_PORT_NUMBER = re.compile(rb"[1-9][0-9]{0,4}")
+_PORT_NUMBER: Final = re.compile(rb"[1-9][0-9]{0,4}")
 
 _Address = IPv4Address | IPv6Address
 
@@ -200,7 +203,7 @@ def believed(said: _Said, trusted: TrustedProxies) -> Chain:
     if by_element:
         proto, host, port = last.get(b"proto"), last.get(b"host"), None
     else:
-        proto, host, port = (_last(values[name]) for name in (_PROTO, _HOST, _PORT))
+        proto, host, port = [_last(values[name]) for name in (_PROTO, _HOST, _PORT)]
     proto = proto.lower() if proto is not None and proto.lower() in (b"http", b"https") else None
     host = host if host is not None and is_host(host) else None
     port = port if port is not None and _PORT_NUMBER.fullmatch(port) and int(port) < 65536 else None

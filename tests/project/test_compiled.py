@@ -32,7 +32,7 @@ FREE_BASES = {
 neither side clears: a weak reference to it would lead nowhere, and end the process."""
 
 
-TAKES_ALL = {"all", "any", "frozenset", "join", "min", "next", "sum", "update"}
+TAKES_ALL = {"all", "any", "frozenset", "join", "min", "next", "sum", "tuple", "update"}
 """Functions that take all of what they are given, or stop at the first that fits: they wait for nothing."""
 
 SUSPENDING = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.Yield, ast.YieldFrom)
