@@ -61,7 +61,7 @@ class AnsweringProtocol(ClientConnection):
         self.app_state = app_state
         self.timeout_keep_alive = float(config.timeout_keep_alive)
         self.server_state = server_state
-        self.connections: Any = server_state.connections  # of uvicorn's protocols, by its types
+        self.connections: Any = cast(Any, server_state).connections  # no set, whatever its type says
         self.tasks = server_state.tasks
         self.url = b""
         self.headers = []

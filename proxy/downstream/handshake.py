@@ -100,7 +100,7 @@ class _Next(asyncio.Protocol):
 def secured(protocol: MakeProtocol, tls: PortTls, budget: Connections) -> MakeProtocol:
     """What uvicorn is given for a protocol class, for a port with TLS."""
 
-    def made(**given: Any) -> asyncio.Protocol:
-        return Handshake(tls, budget, partial(protocol, **given))
+    def made(*given: Any) -> asyncio.Protocol:
+        return Handshake(tls, budget, partial(protocol, *given))
 
     return made

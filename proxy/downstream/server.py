@@ -17,7 +17,7 @@ from proxy.errors import RequestRefused, problem
 from proxy.http.upgrade import Lost
 
 MakeProtocol = Callable[..., Any]
-"""Makes a new connection's protocol; uvicorn calls it by keywords, as it does its own class."""
+"""Makes a new connection's protocol, of what uvicorn gives to its own."""
 
 LAST_S: Final = 5.0
 """Seconds that an idle connection is kept by a process that hands over to another."""

@@ -7,20 +7,22 @@ that is blocked, dead or about to start: no connection is meant for it.
 
 import heapq
 import mmap
+from collections.abc import Callable, Iterator
+from typing import Final
 
 MAX_PROCESSES = 256
 """Workers, candidates of a reload, and those that drain; more of them are not counted."""
 
-PORTS = 2
+PORTS: Final = 2
 """The public port, and the model port."""
 
-SLACK = 0.125
+SLACK: Final = 0.125
 """Of the mean, that a worker may have more than the mean; and one connection."""
 
-_USED = -1
+_USED: Final = -1
 """The last cell: how many numbers were ever given out at a time. No cell behind these need be looked at."""
 
-_ABSENT = -1
+_ABSENT: Final = -1
 """The process does not accept, or there is none."""
 
 
@@ -43,6 +45,52 @@ class FairShare:
         others = [count for count in self._cells[self._at % PORTS : end : PORTS] if count != _ABSENT]
         mean = sum(others) / len(others) if others else 0
         return len(others) > 1 and connections - mean > max(1, SLACK * mean)
+
+
+class ShownConnections:
+    """One process's open connections on one port, whose number the others see while it accepts.
+
+    uvicorn's server takes it for its own set of them.
+
+    Args:
+        on_over: is called for each new connection with which the process has more than its share.
+    """
+
+    __slots__ = ("_is_shown", "_on_over", "_open", "_share")
+
+    def __init__(self, share: FairShare, on_over: Callable[[], None]) -> None:
+        self._share = share
+        self._on_over = on_over
+        self._open: set[object] = set()
+        self._is_shown = True
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._open)
+
+    def add(self, connection: object) -> None:
+        self._open.add(connection)
+        if self._is_shown:
+            count = len(self._open)
+            self._share.has(count)
+            if self._share.is_over(count):
+                self._on_over()
+
+    def discard(self, connection: object) -> None:
+        self._open.discard(connection)
+        if self._is_shown:
+            self._share.has(len(self._open))
+
+    def show(self) -> None:
+        """The process has begun to accept."""
+        self._share.has(len(self._open))
+
+    def hide(self) -> None:
+        """It does not accept any more. Idempotent."""
+        self._is_shown = False
+        self._share.has(None)
 
 
 class FairShares:

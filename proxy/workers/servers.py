@@ -6,7 +6,8 @@ import logging
 import math
 import select
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -14,7 +15,7 @@ import uvicorn
 from proxy.downstream.server import MakeProtocol, ServerProtocol
 from proxy.runs.runs import Runs
 from proxy.workers.descriptors import BACKLOG
-from proxy.workers.fair_share import FairShare
+from proxy.workers.fair_share import FairShare, ShownConnections
 
 logger = logging.getLogger("headgate.workers")
 
@@ -58,19 +59,20 @@ class OwnedServer(uvicorn.Server):
         await self.serve([self._listening if self._turns is None else self._listening.dup()])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """uvicorn's own would have a function of Python's called for each connection."""
+        self.servers = [await self.listen(each) for each in sockets or ()]
+        self.started = True
         if self._turns is not None:
             self._turns.begin()
         self.is_open.set()
 
-    def protocol(self, _loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Protocol:
-        """That of a new connection."""
-        made: Any = self.config.http_protocol_class
-        state, app_state = self.server_state, self.lifespan.state
-        protocol: asyncio.Protocol = made(
-            config=self.config, server_state=state, app_state=app_state, _loop=_loop
-        )
-        return protocol
+    async def listen(self, listening: socket.socket) -> asyncio.Server:
+        """Accept connections there."""
+        loop = asyncio.get_running_loop()
+        protocol: Any = self.config.http_protocol_class
+        made = partial(protocol, self.config, self.server_state, self.lifespan.state, loop)
+        server: asyncio.Server = await loop.create_server(made, sock=listening, backlog=self.config.backlog)
+        return server
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn cancels calls that are left when the time to drain is over; what is relayed is no call."""
@@ -98,7 +100,7 @@ class OwnedServer(uvicorn.Server):
 
     def _open(self) -> list[ServerProtocol]:
         """The connections that are open, which uvicorn takes for its own."""
-        return list(cast(set[ServerProtocol], self.server_state.connections))
+        return list(cast(Iterable[ServerProtocol], self.server_state.connections))
 
 
 class AcceptingInTurn:
@@ -111,7 +113,6 @@ class AcceptingInTurn:
     def __init__(self, owner: OwnedServer, listening: socket.socket, share: FairShare) -> None:
         self._owner = owner
         self._listening = listening
-        self._share = share
         self._pause: asyncio.Task[None] | None = None
         self._none_until = math.inf
         """No pause before this time of the loop."""
@@ -121,30 +122,25 @@ class AcceptingInTurn:
         self._failed = 0
         """Tries to accept again that the log does not have yet."""
         self._warned_at = -math.inf
-        owner.server_state.connections = _Shown(self._accepted, self._ended)
+        self._connections = ShownConnections(share, self._is_over)
+        owner.server_state.connections = cast(Any, self._connections)
 
     def begin(self) -> None:
         """The server has begun to accept."""
         self._none_until = 0.0
-        self._share.has(len(self._owner.server_state.connections))
+        self._connections.show()
 
     def end(self) -> None:
         """The server accepts no more. Idempotent."""
         self._end.set()
-        self._share.has(None)
+        self._connections.hide()
 
-    def _accepted(self, connections: int) -> None:
-        if self._end.is_set():
-            return
-        self._share.has(connections)
-        if self._pause is None and self._share.is_over(connections):
+    def _is_over(self) -> None:
+        """With one connection more the worker has more than its share."""
+        if self._pause is None:
             loop = asyncio.get_running_loop()
             if loop.time() >= self._none_until:
                 self._pause = loop.create_task(self._leave_to_others())
-
-    def _ended(self, connections: int) -> None:
-        if not self._end.is_set():
-            self._share.has(connections)
 
     async def _leave_to_others(self) -> None:
         owner, loop = self._owner, asyncio.get_running_loop()
@@ -159,8 +155,7 @@ class AcceptingInTurn:
                 in_vain_s = self._in_vain_s if waiting.poll(0) else 0.0
                 self._none_until = loop.time() + in_vain_s
                 self._in_vain_s = min(2 * in_vain_s, MAX_IN_VAIN_S) or IN_VAIN_S
-                backlog = owner.config.backlog
-                again = await loop.create_server(owner.protocol, sock=self._listening.dup(), backlog=backlog)
+                again = await owner.listen(self._listening.dup())
             except Exception as exc:  # noqa: BLE001 - no descriptor is free; whatever it is, it must accept again
                 self._warn(exc)
                 await self._wait(RETRY_S)
@@ -183,23 +178,6 @@ class AcceptingInTurn:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._end.wait()
-
-
-class _Shown(set[Any]):
-    """Connections, whose number the other workers see."""
-
-    def __init__(self, on_more: Callable[[int], None], on_less: Callable[[int], None]) -> None:
-        super().__init__()
-        self._on_more = on_more
-        self._on_less = on_less
-
-    def add(self, connection: Any) -> None:
-        set.add(self, connection)  # `super()` would take twice as long
-        self._on_more(len(self))
-
-    def discard(self, connection: Any) -> None:
-        set.discard(self, connection)
-        self._on_less(len(self))
 
 
 def server(
