@@ -50,6 +50,7 @@ COMPILED = [
     "proxy/text/live_text.py",
     "proxy/text/sse.py",
     "proxy/timers/wheel.py",
+    "proxy/upstream/addresses.py",
     "proxy/upstream/at_once.py",
     "proxy/upstream/client.py",
     "proxy/upstream/connection.py",

@@ -1,24 +1,20 @@
-"""The addresses of a server's name, and connections to the first of them that accepts.
+"""The addresses of a server's name.
 
 A name is looked up anew for new connections, so that a service that has moved is found without a restart.
-Of several addresses the next one is tried once one has failed, or has been silent for a while (RFC 8305).
 """
 
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain, zip_longest
 from time import monotonic
-from typing import Any
+from typing import Final
 
-ADDRESSES_S = 5.0
+ADDRESSES_S: Final = 5.0
 """Seconds for which the addresses of a name are used: a system's resolver does not say how long they hold."""
 
-NEXT_S = 0.25
-"""Seconds of silence after which the next address is tried beside the others (RFC 8305 section 5)."""
-
-MAX_ADDRESSES = 8
+MAX_ADDRESSES: Final = 8
 """Addresses of a name that are tried for one connection."""
 
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -76,42 +72,6 @@ def alternating(hosts: Sequence[str]) -> list[str]:
     first = [host for host in hosts if (":" in host) == (":" in hosts[0])]
     others = [host for host in hosts if (":" in host) != (":" in hosts[0])]
     return [host for host in chain.from_iterable(zip_longest(first, others)) if host is not None]
-
-
-async def first_connected(
-    hosts: Sequence[str], connect: Callable[[str], Coroutine[Any, Any, asyncio.Transport]]
-) -> asyncio.Transport:
-    """A connection to the first address that accepts. All others are aborted.
-
-    Raises:
-        OSError: of the last address that failed.
-    """
-    waiting = list(hosts)
-    tasks: list[asyncio.Task[asyncio.Transport]] = []
-    chosen: asyncio.Transport | None = None
-    failure: BaseException = OSError("the name has no address")
-    try:
-        trying: set[asyncio.Task[asyncio.Transport]] = set()
-        while chosen is None and (waiting or trying):
-            if waiting:
-                tasks.append(asyncio.create_task(connect(waiting.pop(0))))
-                trying.add(tasks[-1])
-            done, trying = await asyncio.wait(
-                trying, timeout=NEXT_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in done:
-                failure = task.exception() or failure
-                if task.exception() is None and chosen is None:
-                    chosen = task.result()
-        if chosen is None:
-            raise failure
-        return chosen
-    finally:
-        for task in tasks:
-            task.cancel()
-        for made in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(made, asyncio.Transport) and made is not chosen:
-                made.abort()
 
 
 async def _resolve(host: str) -> Sequence[str]:

@@ -10,8 +10,8 @@ by the socket itself: the upstream reads it while the loop is told of the connec
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Generator
+from typing import Any, Final, Protocol, cast
 
 import uvloop
 
@@ -22,6 +22,9 @@ from proxy.upstream.connection import Connection
 
 ConnectedHere = tuple[BorrowedSocket, int]
 """A connection within this machine, and how many bytes of its request it has taken."""
+
+_ENDED: Final[Any] = object()
+"""What `next` returns when the steps are over: to catch `StopIteration` takes as long as a step."""
 
 
 class Asking(Protocol):
@@ -57,7 +60,7 @@ class Connecting:
         self._asking: Asking | None = asking
         self._on_failed = on_failed
         self._is_made = False
-        self._steps: Coroutine[Any, Any, object] | None = None
+        self._steps: Generator[Any, None, object] | None = None
         self._waited: asyncio.Future[object] | None = None
 
     def begin(self, host: str, port: int) -> bool:
@@ -66,9 +69,9 @@ class Connecting:
         protocol = cast(asyncio.Protocol, connection)
         connection.on_made = self._made
         connection.timer.connecting(self._is_late)
-        self._steps = self._loop.create_connection(lambda: protocol, host, port)
+        self._steps = self._loop.create_connection(lambda: protocol, host, port).__await__()
         try:
-            self._wait_for(self._steps.send(None))
+            self._wait_for(next(self._steps))
         except OSError:
             self._let_go()
             return False
@@ -81,8 +84,8 @@ class Connecting:
         connection.on_made = self._made
         opened, connection.already_out = here
         connection.borrow(opened)
-        self._steps = self._loop.create_connection(lambda: protocol, sock=cast(Any, opened))
-        self._wait_for(self._steps.send(None))
+        self._steps = self._loop.create_connection(lambda: protocol, sock=cast(Any, opened)).__await__()
+        self._wait_for(next(self._steps))
 
     def cancel(self) -> None:
         """Nobody waits for it any more. It is closed in the loop's next turn."""
@@ -105,9 +108,11 @@ class Connecting:
         assert steps is not None, "it has begun"
         try:
             is_given_up = waited is None and self._asking is None and not self._is_made
-            self._wait_for(steps.throw(asyncio.CancelledError) if is_given_up else steps.send(None))
-        except StopIteration:  # `connection_made` was called before
-            self._end(None)
+            next_one = steps.throw(asyncio.CancelledError) if is_given_up else next(steps, _ENDED)
+            if next_one is _ENDED:  # `connection_made` was called before
+                self._end(None)
+            else:
+                self._wait_for(next_one)
         except asyncio.CancelledError:
             self._end(None)
         except OSError as exc:

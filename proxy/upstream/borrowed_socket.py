@@ -10,9 +10,9 @@ class BorrowedSocket(socket.SocketType):
     It is of the type below `socket.socket`, which looks up names of family and kind for each one.
     """
 
-    def close(self) -> None:
-        """uvloop closes what it was lent, once it has closed it by itself; by then it may be another's."""
-        self.detach()
+    __slots__ = ()
 
-    def __del__(self) -> None:
-        self.detach()
+    close = socket.SocketType.detach  # type: ignore[assignment]
+    """uvloop closes what it was lent, once it has closed it by itself; by then it may be another's."""
+
+    __del__ = socket.SocketType.detach

@@ -2,23 +2,29 @@
 
 To an origin of `https` a proxy makes a tunnel (CONNECT, RFC 9110 9.3.6). One of `http` is asked for by its
 whole address (RFC 9112 3.2.2), since proxies make tunnels to port 443 alone.
+
+Of several addresses the next one is tried once one has failed, or has been silent for a while (RFC 8305).
 """
 
 import asyncio
 import re
 import ssl
-from typing import Final, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, cast
 
 from flags.egress import ProxyServer
 from flags.tls import why
 from proxy.errors import UpstreamUnreachable
-from proxy.upstream.addresses import Addresses, first_connected
+from proxy.upstream.addresses import Addresses
 
 MAX_HEAD_BYTES = 16 * 1024
 """Of a proxy's answer to CONNECT."""
 
 QUEUE_S = 0.02
 """Seconds until a Unix socket is tried again whose queue of new connections is full; the pool bounds them."""
+
+NEXT_S = 0.25
+"""Seconds of silence after which the next address is tried beside the others (RFC 8305 section 5)."""
 
 PROXY_AUTHENTICATION_REQUIRED: Final = 407
 
@@ -103,7 +109,7 @@ async def _open(
         if len(hosts) == 1:
             await loop.create_connection(lambda: protocol, hosts[0], port, ssl=tls, server_hostname=name)
             return
-        transport = await first_connected(hosts, to)
+        transport = await _first_connected(hosts, to)
         early = transport.get_protocol()
         if transport.is_closing() or (isinstance(early, _Unasked) and early.is_over):
             transport.abort()
@@ -113,6 +119,42 @@ async def _open(
         raise UpstreamUnreachable(why(exc)) from exc
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
+
+
+async def _first_connected(
+    hosts: Sequence[str], connect: Callable[[str], Coroutine[Any, Any, asyncio.Transport]]
+) -> asyncio.Transport:
+    """A connection to the first address that accepts. All others are aborted.
+
+    Raises:
+        OSError: of the last address that failed.
+    """
+    waiting = list(hosts)
+    tasks: list[asyncio.Task[asyncio.Transport]] = []
+    chosen: asyncio.Transport | None = None
+    failure: BaseException = OSError("the name has no address")
+    try:
+        trying: set[asyncio.Task[asyncio.Transport]] = set()
+        while chosen is None and (waiting or trying):
+            if waiting:
+                tasks.append(asyncio.create_task(connect(waiting.pop(0))))
+                trying.add(tasks[-1])
+            done, trying = await asyncio.wait(
+                trying, timeout=NEXT_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                failure = task.exception() or failure
+                if task.exception() is None and chosen is None:
+                    chosen = task.result()
+        if chosen is None:
+            raise failure
+        return chosen
+    finally:
+        for task in tasks:
+            task.cancel()
+        for made in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(made, asyncio.Transport) and made is not chosen:
+                made.abort()
 
 
 async def _secure(

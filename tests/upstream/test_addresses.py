@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.errors import UpstreamUnreachable
-from proxy.upstream import addresses
+from proxy.upstream import addresses, connecting
 from proxy.upstream.addresses import Addresses, alternating
 from proxy.upstream.connecting import connect
 from tests.servers.ports import free_port
@@ -123,7 +123,7 @@ async def test_an_address_that_answers_is_not_passed_over() -> None:
 
 
 async def test_of_two_that_accept_one_is_left_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "NEXT_S", 0.0)  # all are begun together
+    monkeypatch.setattr(connecting, "NEXT_S", 0.0)  # all are begun together
     async with listening(HERE, HERE_TOO) as listener:
         await opened(Addresses("name.test", Names([HERE_TOO, HERE])), listener.port)
         await listener.all_ended(listener.accepted.total())
