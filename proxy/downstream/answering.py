@@ -42,7 +42,6 @@ class AnsweringProtocol(ClientConnection):
         "parser",
         "pipeline",
         "server_state",
-        "tasks",
         "timeout_keep_alive",
     )
 
@@ -62,7 +61,6 @@ class AnsweringProtocol(ClientConnection):
         self.timeout_keep_alive = float(config.timeout_keep_alive)
         self.server_state = server_state
         self.connections: Any = cast(Any, server_state).connections  # no set, whatever its type says
-        self.tasks = server_state.tasks
         self.url = b""
         self.headers = []
         self.cycle: ClientRequest | None = None
@@ -76,7 +74,7 @@ class AnsweringProtocol(ClientConnection):
         self.transport = transport
         self.flow = Flow(transport)
         self.client = peer_of(transport)
-        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self.scheme = "http" if transport.can_write_eof() else "https"  # TLS has no half-close
         self.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -142,8 +140,9 @@ class AnsweringProtocol(ClientConnection):
             else:
                 request.as_call()
             task = self.loop.create_task(request.run_asgi(app))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+            tasks = self.server_state.tasks
+            task.add_done_callback(tasks.discard)
+            tasks.add(task)
 
 
 def new_parser(protocol: AnsweringProtocol) -> Any:

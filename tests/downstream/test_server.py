@@ -496,14 +496,8 @@ def test_a_connection_has_what_uvicorns_server_asks_for():
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "connection"
     }
-    made = [
-        {given.arg for given in node.keywords}
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "config.http_protocol_class"
-    ]
 
     assert asked == {"shutdown"}
-    assert made == [{"config", "server_state", "app_state", "_loop"}]
 
 
 class OfALink(asyncio.Transport):
