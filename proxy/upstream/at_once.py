@@ -13,12 +13,19 @@ import socket
 from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol, cast
 
-import uvloop
+from uvloop import Loop
 
 from flags.tls import why
 from proxy.errors import UpstreamUnreachable
 from proxy.upstream.borrowed_socket import BorrowedSocket
 from proxy.upstream.connection import Connection
+
+_INET: Final = int(socket.AF_INET)
+_INET6: Final = int(socket.AF_INET6)
+_NONBLOCK: Final[int] = getattr(socket, "SOCK_NONBLOCK", 0)
+"""What makes a socket that never blocks, where the system knows of it."""
+
+_STREAM: Final = socket.SOCK_STREAM | _NONBLOCK
 
 ConnectedHere = tuple[BorrowedSocket, int]
 """A connection within this machine, and how many bytes of its request it has taken."""
@@ -161,14 +168,13 @@ def connected_here(
     """Connect within this machine, and send what is taken of `data`. None: the address is of another one, or
     there is no connection yet, as when the upstream's queue is full; nothing was sent."""
     # asyncio's own loop would take the socket, and not what is borrowed.
-    if not (host[:4] == "127." or host == "::1") or not isinstance(loop, uvloop.Loop):
+    if not (host[:4] == "127." or host == "::1") or not isinstance(loop, Loop) or not _NONBLOCK:
         return None
     try:
-        opened = BorrowedSocket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        opened = BorrowedSocket(_INET6 if ":" in host else _INET, _STREAM)
     except OSError:
         return None
     try:
-        opened.setblocking(False)
         opened.connect_ex((host, port))  # it may say that this goes on; what can be sent is the proof
         return opened, opened.send(data)
     except OSError:
