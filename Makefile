@@ -59,7 +59,7 @@ warm: $(VENV)/.test
 	@$(BIN)/mypy > /dev/null 2>&1 || true
 	@$(BIN)/python -m pytest --collect-only --quiet > /dev/null 2>&1 || true
 
-quick: $(VENV)/.test  ## for the hand at work: format, lint, types, and each test that starts no server
+quick: services  ## for the hand at work: format, lint, types, and each test that starts no server
 	@$(BIN)/python -m tests.prove --quick
 
 pythons:  ## everything, with each Python that is found
