@@ -86,6 +86,10 @@ class ClientConnection(ABC):
     def on_response_complete(self) -> None:
         """The answer that is due is out."""
 
+    @abstractmethod
+    def end_of_answers(self) -> None:
+        """It was the last one: see `ClientAnswer.is_last`."""
+
 
 class ClientAnswer:
     """The part of a `ClientRequest` that is answered."""
@@ -93,15 +97,16 @@ class ClientAnswer:
     __slots__ = (
         "answer_trailers",
         "chunked_encoding",
+        "connection",
         "disconnected",
         "edit_head",
         "ends_with_connection",
         "flow",
+        "is_last",
         "keep_alive",
         "method",
         "more_body",
         "offer",
-        "on_response",
         "response_complete",
         "response_started",
         "transport",
@@ -115,8 +120,10 @@ class ClientAnswer:
         self.keep_alive = keep_alive
         self.transport: asyncio.Transport = connection.transport
         self.flow: Flow = connection.flow
-        self.on_response: Callable[[], None] = connection.on_response_complete
-        """Is called once, when the answer is out."""
+        self.connection: ClientConnection | None = connection
+        """Is told once, when the answer is out."""
+        self.is_last = False
+        """True if the connection ends behind this answer, or a refusal follows: it is told of that, too."""
         self.disconnected = False
         self.more_body = True
         """False once the request is here whole."""
@@ -170,7 +177,8 @@ class ClientAnswer:
         if self.method == "HEAD":
             parts.append(b"\r\n")
         elif has_length or status in BODILESS_STATUS:
-            parts += (b"\r\n", body)
+            parts.append(b"\r\n")
+            parts.append(body)
         else:
             self._frame(parts, body, last)
         self.transport.write(b"".join(parts))
@@ -256,9 +264,11 @@ class ClientAnswer:
         self.response_complete = True
         if not self.keep_alive:
             self._end_connection()
-        on_response = self.on_response
-        self.on_response = nothing  # it holds the protocol, which holds this request
-        on_response()
+        connection, self.connection = self.connection, None  # which holds this request
+        if connection is not None:
+            connection.on_response_complete()
+            if self.is_last:
+                connection.end_of_answers()
 
     def _end_connection(self) -> None:
         """Bytes may be here, or come, that nobody reads: of the body, or of what is behind it."""
@@ -277,7 +287,7 @@ def write_fields(parts: list[bytes], headers: Headers) -> bool:
             has_date = True
         elif name == b"content-length":
             has_length = True
-        parts += (name, b": ", value, b"\r\n")
+        parts.append(b"%b: %b\r\n" % (name, value))
     if not has_date:
         parts.append(date_line())
     return has_length
@@ -297,7 +307,3 @@ def last_answer(status: int, headers: Headers, body: bytes) -> bytes:
     """A whole answer, after which the connection is closed."""
     headers = [*headers, (b"date", http_date()), (b"connection", b"close")]
     return b"".join((STATUS_LINE[status], *[b"%b: %b\r\n" % pair for pair in headers], b"\r\n", body))
-
-
-def nothing() -> None:
-    pass

@@ -77,7 +77,7 @@ class ServerProtocol(ReadingProtocol):
             return False  # the viewer of a stream has left: that must be known at once
         last = self._last_whole(pending)
         last.keep_alive = False
-        last.on_response = self._end_of_answers
+        last.is_last = True
         may_probe = pending.version == "1.1"
         self._half_closed = HalfClosed(self.transport, self._pending, may_probe=may_probe)
         return True
@@ -104,16 +104,15 @@ class ServerProtocol(ReadingProtocol):
         elif pending.more_body:
             self.close()
         else:
-            self._last_whole(pending).on_response = self._end_of_answers
+            self._last_whole(pending).is_last = True
 
     def _write_refusal(self, refusal: RequestRefused) -> None:
         headers, body = problem(refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail)
         self.transport.write(last_answer(refusal.status, headers, body))
         self.linger()
 
-    def _end_of_answers(self) -> None:
+    def end_of_answers(self) -> None:
         """Every request has been answered: the refusal is next, if there is one, and then the end."""
-        self.on_response_complete()
         if self._lingers or self.transport.is_closing():
             return
         if self._refusal is not None:

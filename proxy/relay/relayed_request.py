@@ -22,6 +22,7 @@ from proxy.upstream.connection import Connection
 
 logger = logging.getLogger("headgate.relay")
 
+_now: Final = perf_counter  # looked up for each request
 MAX_STATUS: Final = 599
 """The last status of a class that RFC 9110 15 knows, and that uvicorn has a status line for."""
 
@@ -39,7 +40,7 @@ class RelayedRequest(SentRequest):
         assert connection is not None, "the request has been sent"
         response, timer = connection.response, connection.timer
         if response.status and not self._answered_at:
-            self._answered_at = perf_counter()
+            self._answered_at = _now()
         if response.complete and not self._client.flow.write_paused:
             self._pass_piece(connection)  # as the table says; most answers have come whole
             return
@@ -48,7 +49,7 @@ class RelayedRequest(SentRequest):
             response.status != 0,
             response.complete or bool(response.chunks),
             connection.is_silent or connection.failure is not None,
-            timer.on_slow is not None,
+            timer.tells_slow,
             self._client.flow.write_paused,
         )
         if step is PASS_ON:
@@ -90,7 +91,7 @@ class RelayedRequest(SentRequest):
             if is_last:
                 self._close()
             self._sink.answer(status, reason, headers, body, last=is_last)
-            now = perf_counter()
+            now = _now()
             result.overhead_s = self._sent_at - self._entered_at + now - self._answered_at
             if is_last:
                 result.took_s = now - self._entered_at
@@ -196,12 +197,13 @@ class RelayedRequest(SentRequest):
         self._end()
 
     def _end(self) -> None:
-        self.result.took_s = perf_counter() - self._entered_at
+        self.result.took_s = _now() - self._entered_at
         self._tell(self.result)
 
     def _tell(self, result: RelayResult) -> None:
-        on_end, self._on_end = self._on_end, _is_told
-        on_end(result)
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(result)
 
     def _crash(self) -> None:
         with work_of(self._client.ids):
@@ -244,7 +246,3 @@ class RelayedRequest(SentRequest):
 
     def _give_back(self, _: asyncio.Task[None]) -> None:
         self.close()
-
-
-def _is_told(_: RelayResult) -> None:
-    pass

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Final
 
-from proxy.downstream.client_request import ClientRequest
+from proxy.downstream.client_request import ClientRequest, RequestWatcher
 from proxy.errors import UpstreamAborted, UpstreamError
 from proxy.http.framing import CHUNKED, EXPECTED, Body, frame
 from proxy.http.headers import passed_trailers
@@ -27,12 +27,13 @@ from proxy.upstream.tunnel import Upgrades
 CONTINUE_S = 1.0
 """Seconds the upstream has to answer `Expect: 100-continue`; RFC 9110 10.1.1 says not to wait for ever."""
 
+_now: Final = perf_counter
 NO_BODY: Final = Body.NONE
 BY_LENGTH: Final = Body.LENGTH
-"""Looked up for each request; as members of their enumeration they take ten times as long."""
+"""Looked up for each request; as members of their enumeration, or names of a module, they take longer."""
 
 
-class SentRequest(Exchange, ABC):
+class SentRequest(Exchange, RequestWatcher, ABC):
     """An exchange for a client's request; `begin` it once. `RelayedRequest` knows what comes back."""
 
     __slots__ = (
@@ -63,7 +64,7 @@ class SentRequest(Exchange, ABC):
     def begin(
         self,
         client: ClientRequest,
-        sink: Sink,
+        sink: ClientRequest | Sink,
         head: tuple[bytes, Body],
         on_end: OnEnd,
         entered_at: float,
@@ -74,7 +75,7 @@ class SentRequest(Exchange, ABC):
         self._sink = sink
         self._head, framing = head
         self._framing = framing
-        self._on_end = on_end
+        self._on_end: OnEnd | None = on_end
         self._entered_at = self._sent_at = entered_at
         self.result = RelayResult()
         self._sending = HELD
@@ -128,7 +129,7 @@ class SentRequest(Exchange, ABC):
         A task makes that one if there is more to it than to connect to an address.
         """
         self._head = b""
-        if self.send_at_once(data, whole, self._watch):
+        if self.send_at_once(data, whole, True):
             self._is_sent(whole)
             return
         self._sending = Sending.ON_ITS_WAY
@@ -143,7 +144,7 @@ class SentRequest(Exchange, ABC):
         self._waiting = None
         data, self._head = self._head, b""
         try:
-            self._ask(connection, data, self._is_whole, self._watch)
+            self._ask(connection, data, self._is_whole, True)
             self._is_sent(self._is_whole)
         except Exception:  # noqa: BLE001 - as in `client_changed`
             self._crash()
@@ -155,7 +156,7 @@ class SentRequest(Exchange, ABC):
         try:
             if not isinstance(error, UpstreamError):
                 self._crash()
-            elif self.send_on_kept(data, self._is_whole, self._watch):
+            elif self.send_on_kept(data, self._is_whole, True):
                 self._is_sent(self._is_whole)
             else:
                 self._fail(error.bare())
@@ -163,13 +164,13 @@ class SentRequest(Exchange, ABC):
             self._crash()
 
     async def _connect(self, data: bytes, whole: bool) -> None:
-        await self.send(data, whole=whole, on_slow=self._watch)
+        await self.send(data, whole=whole, tells_slow=True)
         self._waiting = None
         self._is_sent(whole)
         self.upstream_changed()
 
     def _is_sent(self, whole: bool) -> None:
-        self._sent_at = perf_counter()
+        self._sent_at = _now()
         if whole:
             self._sending = OUT
         elif self._framing in EXPECTED and not self._client.has_arrived:
@@ -224,14 +225,14 @@ class SentRequest(Exchange, ABC):
             trailers = passed_trailers(client.trailers, client.headers, self.never_trailers)
         return frame(body, self._framing in CHUNKED, last=last, trailers=trailers)
 
-    def _watch(self) -> None:
-        """The answer is slow: read on, since only that shows whether the client leaves."""
+    def upstream_is_slow(self) -> None:
+        """Read on, since only that shows whether the client leaves."""
         self._client.ask_for_body()
 
     async def _switch(self, offer: UpgradeOffer, upgrades: Upgrades) -> None:
         """Pass the offer on. If the upstream does not accept it, its answer is one as any other."""
         upgrades.check_room()
-        await self.send(self._head, whole=True, on_slow=self._watch)
+        await self.send(self._head, whole=True, tells_slow=True)
         self._is_sent(True)
         self.connection.response.offered = offer.protocols
         await self.head()
@@ -272,14 +273,6 @@ class SentRequest(Exchange, ABC):
             self._timer = None
 
     # What the answer's direction does.
-
-    @abstractmethod
-    def client_changed(self) -> None:
-        """See `RequestWatcher`."""
-
-    @abstractmethod
-    def cut(self) -> None:
-        """See `RequestWatcher`."""
 
     @abstractmethod
     def _fail(self, error: UpstreamError) -> None:

@@ -34,7 +34,12 @@ BY_TCP: Final = frozenset({socket.AF_INET, socket.AF_INET6})
 
 
 class Carried(Protocol):
-    """The exchange that a connection carries. What it is told must not raise."""
+    """The exchange that a connection carries. What it is told must not raise.
+
+    `Exchange` derives from it, which makes its calls as quick as those of a class.
+    """
+
+    __slots__ = ()
 
     method: str
 
@@ -43,6 +48,12 @@ class Carried(Protocol):
 
     def upstream_interim(self, of: "Connection", status: int, reason: bytes, headers: Headers) -> None:
         """An interim response but 100 has come."""
+
+    def upstream_is_slow(self) -> None:
+        """The answer is not whole `SLOW_S` after the request is out; told once, if that is asked for."""
+
+    def upstream_is_long(self) -> None:
+        """Nor after `LONG_S`."""
 
 
 class Connection:
@@ -115,12 +126,14 @@ class Connection:
         carried: Carried,
         data: bytes,
         whole: bool,
-        on_slow: Callable[[], None] | None = None,
-        on_long: Callable[[], None] | None = None,
+        tells_slow: bool = False,
+        tells_long: bool = False,
     ) -> None:
         """Carry an exchange: write its request, or the part of it that is here.
 
-        For `on_slow` and `on_long` see `ExchangeTimer.sent`.
+        Args:
+            tells_slow: whether it is told when it is slow, if the request is out `whole` at once.
+            tells_long: whether it is told when it is long.
         """
         response, timer = self.response, self.timer
         if self.used:  # and kept, so the exchange before has ended well
@@ -130,13 +143,13 @@ class Connection:
         self._carried = carried
         self._is_prompt = False
         timer.begin(self)
-        timer.on_long = on_long
+        timer.tells_long = tells_long
         if self.already_out:
             data, self.already_out = data[self.already_out :], 0
         if data and not self.closed:  # uvloop raises if it is
             self._transport.write(data)
         if whole:
-            timer.sent(on_slow)
+            timer.sent(tells_slow)
         else:
             timer.sending()
 
@@ -181,16 +194,6 @@ class Connection:
         if not self.response.has_begun and self._failure is None:
             self.is_silent = True
             self.wake()
-
-    async def until_continued(self, wait_s: float) -> None:
-        """Wait for a 100, the final answer or a failure, at most `wait_s`."""
-        response = self.response
-        try:
-            async with asyncio.timeout(wait_s):
-                while not (response.continued or response.status or self._failure):
-                    await self._wait()
-        except TimeoutError:
-            return
 
     async def read(self, serve: Callable[[bytes], bool] | None = None) -> bytes:
         """The next bytes of the body, as many as are here; `b""` at its end.
@@ -241,13 +244,6 @@ class Connection:
             if not self.closed:
                 self._transport.resume_reading()
         return data
-
-    async def first(self) -> bytes:
-        """The body's first bytes, to go out with the head; `b""` if they are slow, and it goes alone."""
-        response = self.response
-        while self.timer.on_slow is not None and not (response.chunks or response.complete or self._failure):
-            await self._wait()
-        return await self.read() if response.chunks or self._failure else b""
 
     def end(self) -> bool:
         """The exchange is over. True if the connection may carry another."""
@@ -309,6 +305,14 @@ class Connection:
             self._waiter.set_result(None)
         if self._carried is not None:
             self._carried.upstream_changed()
+
+    def tell_slow(self) -> None:
+        if self._carried is not None:
+            self._carried.upstream_is_slow()
+
+    def tell_long(self) -> None:
+        if self._carried is not None:
+            self._carried.upstream_is_long()
 
     # The socket's side.
 

@@ -17,7 +17,7 @@ from proxy.errors import UpstreamAborted, UpstreamBroke, UpstreamError, Upstream
 from proxy.http.headers import Headers
 from proxy.upstream.at_once import Asking, Connecting
 from proxy.upstream.connecting import PROXY_AUTHENTICATION_REQUIRED, absolute
-from proxy.upstream.connection import Connection
+from proxy.upstream.connection import Carried, Connection
 from proxy.upstream.hedging import first_success
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.timeouts import LONG_S
@@ -29,7 +29,7 @@ SILENT_S: Final = 1.0
 """Seconds of silence on a kept connection after which a safe request is sent on a fresh one, too."""
 
 
-class Exchange:
+class Exchange(Carried):
     """One request and its answer: `with upstream.exchange("GET") as exchange`. The block owns it."""
 
     __slots__ = (
@@ -67,6 +67,9 @@ class Exchange:
     def upstream_interim(self, of: Connection, status: int, reason: bytes, headers: Headers) -> None:
         pass
 
+    def upstream_is_slow(self) -> None:
+        pass
+
     def __enter__(self) -> Self:
         return self
 
@@ -80,28 +83,28 @@ class Exchange:
         assert self.current is not None, "send() comes first"
         return self.current
 
-    async def send(self, data: bytes, *, whole: bool, on_slow: Callable[[], None] | None = None) -> None:
+    async def send(self, data: bytes, *, whole: bool, tells_slow: bool = False) -> None:
         """Take a connection and write the head, and the body with it if `whole`.
 
-        `on_slow` is called once, if the exchange lasts longer than `SLOW_S` from then on.
+        `tells_slow`: `upstream_is_slow` is called once, if the exchange lasts longer than `SLOW_S` then.
 
         Raises:
             UpstreamUnreachable: no connection within `connect_s`.
             UpstreamBusy: `max_connections` are in use.
         """
-        if not self.send_at_once(data, whole, on_slow):
+        if not self.send_at_once(data, whole, tells_slow):
             if self._is_long:
                 self._count_as_long()
             pool = self._pool
             connection = await (pool.connect() if self._fresh else pool.connect_or_keep())
-            self._ask(connection, data, whole, on_slow)
+            self._ask(connection, data, whole, tells_slow)
 
-    def send_at_once(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None) -> bool:
+    def send_at_once(self, data: bytes, whole: bool, tells_slow: bool) -> bool:
         """Do the same on a kept connection. False: there is none, and nothing was sent."""
         connection = None if self._is_long else self._pool.reuse()
         if connection is None:
             return False
-        self._ask(connection, data, whole, on_slow)
+        self._ask(connection, data, whole, tells_slow)
         return True
 
     def begin_to_connect(self, asking: Asking, data: bytes) -> Connecting | None:
@@ -111,18 +114,16 @@ class Exchange:
             self._count_as_long()
         return self._pool.connect_at_once(asking, data)
 
-    def send_on_kept(self, data: bytes, whole: bool, on_slow: Callable[[], None] | None) -> bool:
+    def send_on_kept(self, data: bytes, whole: bool, tells_slow: bool) -> bool:
         """No new connection can be made: send on a kept one after all. False: there is none, or it must be
         new."""
         connection = None if self._fresh else self._pool.reuse(also_busy=True)
         if connection is None:
             return False
-        self._ask(connection, data, whole, on_slow)
+        self._ask(connection, data, whole, tells_slow)
         return True
 
-    def _ask(
-        self, connection: Connection, data: bytes, whole: bool, on_slow: Callable[[], None] | None
-    ) -> None:
+    def _ask(self, connection: Connection, data: bytes, whole: bool, tells_slow: bool) -> None:
         self.current = connection
         if whole and self._repeats and connection.used:
             self._replay = data
@@ -131,10 +132,7 @@ class Exchange:
             data = absolute(data, pool.origin.authority, pool.asked_by_proxy)
         if self._aborted:
             connection.fail(UpstreamAborted("the client left"))
-        if pool.avoids_busy and not self._is_counted:
-            connection.carry(self, data, whole, on_slow, self._has_become_long)
-        else:
-            connection.carry(self, data, whole, on_slow)
+        connection.carry(self, data, whole, tells_slow, pool.avoids_busy and not self._is_counted)
 
     @property
     def may_go_on(self) -> bool:
@@ -174,13 +172,13 @@ class Exchange:
 
     async def _send_again(self, data: bytes) -> None:
         self._replay = None
-        on_slow = self.connection.timer.on_slow
+        tells_slow = self.connection.timer.tells_slow
         self.close()
-        self._ask(await self._pool.connect(), data, True, on_slow)
+        self._ask(await self._pool.connect(), data, True, tells_slow)
 
     # An upstream that is busy.
 
-    def _has_become_long(self) -> None:
+    def upstream_is_long(self) -> None:
         self._count_as_long()
         if self._replay is not None:
             self._silence = asyncio.get_running_loop().call_later(SILENT_S - LONG_S, self._hedge_if_useful)

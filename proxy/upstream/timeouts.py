@@ -43,6 +43,12 @@ class Timed(Protocol):
     def wake(self) -> None:
         """Let the waiting task look again."""
 
+    def tell_slow(self) -> None:
+        """The exchange is not over within `SLOW_S`."""
+
+    def tell_long(self) -> None:
+        """Nor within `LONG_S`."""
+
 
 class ExchangeTimer:
     """One connection's timer, for one exchange after another.
@@ -64,9 +70,9 @@ class ExchangeTimer:
         "_wheel",
         "idle_s",
         "is_sent",
-        "on_long",
-        "on_slow",
         "slot",
+        "tells_long",
+        "tells_slow",
         "waiting_since",
         "wake_at",
     )
@@ -93,8 +99,10 @@ class ExchangeTimer:
         self._sent_at = 0.0
         self.waiting_since = 0.0
         """Since when a reader waits for more of the body; 0 while none does."""
-        self.on_slow: Callable[[], None] | None = None
-        self.on_long: Callable[[], None] | None = None
+        self.tells_slow = False
+        """Whether the exchange is still to be told once when it is slow."""
+        self.tells_long = False
+        """The same, when it is long."""
 
     def connecting(self, on_late: Callable[[], None]) -> None:
         """A connection is being made. `on_late` is called after `connect_s`, unless `connected` is before."""
@@ -119,13 +127,10 @@ class ExchangeTimer:
         now = self._begun_at = self._loop.time()
         self._wake_by(now + self._timeouts.total_s, now)
 
-    def sent(self, on_slow: Callable[[], None] | None = None) -> None:
-        """The request is out whole: from now on the upstream has `first_byte_s`.
-
-        `on_slow` is called once, if the exchange is not over within `SLOW_S`, and `on_long` after `LONG_S`.
-        """
+    def sent(self, tells_slow: bool = False) -> None:
+        """The request is out whole: from now on the upstream has `first_byte_s`."""
         self.is_sent = True
-        self.on_slow = on_slow
+        self.tells_slow = tells_slow
         now = self._sent_at = self._loop.time()
         if not self._begun_at:
             self._begun_at = now
@@ -146,7 +151,8 @@ class ExchangeTimer:
 
     def end(self) -> None:
         """The exchange is over."""
-        self._timed = self.on_slow = self.on_long = None  # they hold on to the request
+        self._timed = None
+        self.tells_slow = self.tells_long = False
         if self.wake_at > self._sent_at + SLOW_S:
             # One that is called soon is left to the next exchange, which need not set it then.
             stop(self)
@@ -169,14 +175,14 @@ class ExchangeTimer:
         timed = self._timed
         if timed is None or not self._begun_at:
             return
-        if self.on_slow is not None and now >= self._sent_at + SLOW_S:
-            on_slow, self.on_slow = self.on_slow, None
-            on_slow()
+        if self.tells_slow and now >= self._sent_at + SLOW_S:
+            self.tells_slow = False
+            timed.tell_slow()
             if self._response.status:
                 timed.wake()
-        if self.on_long is not None and self.is_sent and now >= self._sent_at + LONG_S:
-            on_long, self.on_long = self.on_long, None
-            on_long()
+        if self.tells_long and self.is_sent and now >= self._sent_at + LONG_S:
+            self.tells_long = False
+            timed.tell_long()
         if self._timed is not None:  # it may be over by now
             self._look_for_failure(timed, now)
 
@@ -207,8 +213,8 @@ class ExchangeTimer:
 
     def _next_look(self, due: float) -> float:
         """`due`, or before it when the exchange counts as slow or long."""
-        if self.on_slow is not None:
+        if self.tells_slow:
             return min(due, self._sent_at + SLOW_S)
-        if self.on_long is not None and self.is_sent:
+        if self.tells_long and self.is_sent:
             return min(due, self._sent_at + LONG_S)
         return due

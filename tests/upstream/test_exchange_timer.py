@@ -2,8 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import cast
 
 import pytest
@@ -26,6 +26,8 @@ class Carried:
     loop: HandLoop
     timeouts: Timeouts = TIMEOUTS
     told: list[tuple[str, float]] = field(default_factory=list)
+    when_slow: Callable[[], None] | None = None
+    """Called once, instead of what else is told."""
 
     def __post_init__(self) -> None:
         self.response = UpstreamResponse()
@@ -42,12 +44,22 @@ class Carried:
     def wake(self) -> None:
         self.tell("wake")
 
+    def tell_slow(self) -> None:
+        when_slow, self.when_slow = self.when_slow, None
+        if when_slow is None:
+            self.tell("slow")
+        else:
+            when_slow()
+
+    def tell_long(self) -> None:
+        self.tell("long")
+
     def begin(self) -> None:
         self.begun_at = self.loop.now
         self.told = []
         self.response.reset()
         self.timer.begin(self)
-        self.timer.on_long = partial(self.tell, "long")
+        self.timer.tells_long = True
 
     def pass_s(self, seconds: float) -> None:
         self.loop.run_until(self.loop.now + seconds)
@@ -64,7 +76,7 @@ def test_an_exchange_that_lasts_is_slow_and_then_long_and_then_silent() -> None:
     """Each is said once, at its time."""
     carried = Carried(HandLoop())
     carried.begin()
-    carried.timer.sent(partial(carried.tell, "slow"))
+    carried.timer.sent(tells_slow=True)
     carried.pass_s(10)
 
     silent = f"{UpstreamSilent.__name__}: first_byte_s is over"
@@ -76,7 +88,7 @@ def test_a_head_without_a_body_wakes_its_reader_when_it_is_slow() -> None:
     """It waits for the first of the body no longer. A silence within the body is over from then on."""
     carried = Carried(HandLoop())
     carried.begin()
-    carried.timer.sent(partial(carried.tell, "slow"))
+    carried.timer.sent(tells_slow=True)
     carried.response.status = 200
     carried.pass_s(0.2)
     carried.timer.begin_to_wait()
@@ -126,7 +138,7 @@ def test_a_bound_below_that_of_a_slow_exchange_holds(timeouts: Timeouts) -> None
     """Whichever it is."""
     carried = Carried(HandLoop(), timeouts)
     carried.begin()
-    carried.timer.sent(partial(carried.tell, "slow"))
+    carried.timer.sent(tells_slow=True)
     carried.pass_s(1)
 
     (what, at), *rest = carried.told
@@ -154,13 +166,13 @@ def test_an_exchange_that_is_over_is_told_nothing() -> None:
     """Nor does a connection that has none any more wait in the wheel."""
     carried = Carried(HandLoop())
     carried.begin()
-    carried.timer.sent(partial(carried.tell, "slow"))
+    carried.timer.sent(tells_slow=True)
     carried.pass_s(0.03)
     carried.timer.end()
     carried.pass_s(10)
     assert not carried.told
     carried.begin()
-    carried.timer.sent(partial(carried.tell, "slow"))
+    carried.timer.sent(tells_slow=True)
     carried.timer.stop()
     carried.pass_s(10)
 
@@ -175,10 +187,11 @@ def test_an_exchange_may_end_and_another_begin_within_what_it_is_told() -> None:
     def begin_another() -> None:
         carried.timer.end()
         carried.begin()
-        carried.timer.sent(partial(carried.tell, "slow"))
+        carried.timer.sent(tells_slow=True)
 
     carried.begin()
-    carried.timer.sent(begin_another)
+    carried.when_slow = begin_another
+    carried.timer.sent(tells_slow=True)
     carried.pass_s(SLOW_S + LATE_S)
     assert not carried.told
     carried.pass_s(10)
@@ -210,12 +223,12 @@ STEPS = ("head", "wait", "more", "take", "sent")
 
 
 def exchange(carried: Carried, steps: list[tuple[str, float]], in_parts: bool, watches: bool) -> None:
-    timer, on_slow = carried.timer, partial(carried.tell, "slow") if watches else None
+    timer = carried.timer
     carried.begin()
     if in_parts:
         timer.sending()
     else:
-        timer.sent(on_slow)
+        timer.sent(watches)
     for step, then_s in steps:
         if any("is over" in what for what, _ in carried.told):
             return
