@@ -19,7 +19,7 @@ from proxy import serving
 from proxy.downstream.admission import Connections
 from proxy.downstream.bodies import ByteBudget
 from proxy.errors import Fault
-from proxy.gateway import Gateway
+from proxy.gateway import CountUnmatched, Gateway
 from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
 from proxy.llm.aws.signing import Signer
@@ -172,6 +172,7 @@ async def running(
             attach,
             pages,
             metrics,
+            CountUnmatched(metrics.unmatched),
             bodies,
             traces,
         )

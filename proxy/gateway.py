@@ -25,6 +25,7 @@ from proxy.identity import Identifier
 from proxy.observe.metrics import Metrics
 from proxy.observe.spans.ports import REQUEST, Front, exemplar
 from proxy.observe.spans.request_ids import CURRENT, SentHead, with_request, work_of
+from proxy.observe.unmatched import UnmatchedMetrics
 from proxy.relay.outcomes import COMPARED
 from proxy.relay.relay import Relay
 from proxy.relay.result import Outcome, RelayResult
@@ -38,10 +39,27 @@ from proxy.routed.stream_path import StreamPath
 from proxy.settings.routes import Match, Routes
 from proxy.viewers.api import RunApi, refuse
 
-logger = logging.getLogger("headgate.gateway")
+logger: Final = logging.getLogger("headgate.gateway")
 
+_OWN: Final = OWN_PATH
 _OWN_BYTES: Final = len(OWN_PATH)
-_SHUTDOWN: Final = Outcome.SHUTDOWN  # looked up for each request
+_SHUTDOWN: Final = Outcome.SHUTDOWN  # looked up for each request, as are these
+_DEBUG: Final = logging.DEBUG
+_now: Final = perf_counter
+
+
+class CountUnmatched:
+    """Counts requests that matched no route, each at its end. One object does for all of them."""
+
+    __slots__ = ("_unmatched",)
+
+    def __init__(self, unmatched: UnmatchedMetrics) -> None:
+        self._unmatched = unmatched
+
+    def __call__(self, result: RelayResult) -> None:
+        if result.status == SWITCHING_PROTOCOLS or result.outcome is _SHUTDOWN:
+            return  # counted when it was switched, or never
+        self._unmatched.count_relayed(result.took_s, result.overhead_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +77,7 @@ class Gateway:
     pages: AttachedPages | None
     """None: no page gets the script here."""
     metrics: Metrics
+    count: CountUnmatched
     bodies: ByteBudget
 
     traces: Front | None = None
@@ -66,7 +85,7 @@ class Gateway:
 
     def begin(self, request: ClientRequest) -> App | None:
         """Relay a request. One that is not just relayed becomes an ASGI call, of the app that is returned."""
-        entered = perf_counter()
+        entered = _now()
         if self.traces is not None:
             request.span = self.traces.begin_request(request.method, request.headers, request.scheme)
             if request.span is not None:
@@ -80,10 +99,10 @@ class Gateway:
                 request.ids = with_request(request.ids)
                 with work_of(request.ids):
                     return self._begin_of_route(request, match, target, entered)
-        if target[:_OWN_BYTES] == OWN_PATH:  # `startswith` takes twice as long
+        if target[:_OWN_BYTES] == _OWN:  # `startswith` takes twice as long
             return partial(self._own, request, target)
-        is_told = request.span is not None or logger.isEnabledFor(logging.DEBUG)
-        on_end = partial(self._tell, request) if is_told else self._count
+        is_told = request.span is not None or logger.isEnabledFor(_DEBUG)
+        on_end = partial(self._tell, request) if is_told else self.count
         if self.pages is not None and self.pages.takes(request.method, self._credentials(request), target):
             self.pages.begin(request, on_end, entered)
         else:
@@ -96,14 +115,8 @@ class Gateway:
         """Count a request, and log it: here is no task that has its ids."""
         with work_of(request.ids):
             _end_span(request, result)
-            self._count(result)
+            self.count(result)
             logger.debug("relayed", extra={"outcome": result.outcome, "status": result.status})
-
-    def _count(self, result: RelayResult) -> None:
-        """Count a request that matched no route, at its end."""
-        if result.status == SWITCHING_PROTOCOLS or result.outcome is _SHUTDOWN:
-            return  # counted when it was switched, or never
-        self.metrics.unmatched.count_relayed(result.took_s, result.overhead_s)
 
     async def _own(
         self, request: ClientRequest, target: bytes, scope: Scope, receive: Receive, send: Send

@@ -28,6 +28,9 @@ NAMES: Final = {name: name.decode() for name in KNOWN}
 """The same as text."""
 
 _USUAL: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ")
+_MOST_USUAL: Final = frozenset({b"GET /", b"POST ", b"PUT /", b"HEAD "})
+"""How the most begin, found in a third of the time."""
+
 _BEGINNING: Final = re.compile(rb"[\r\n]*+(?:([A-Z_-]{1,%d})( |\Z))?" % MAX_METHOD_BYTES)
 """Empty lines, which the parser skips, and a name of the letters that nginx allows, or its beginning. Read
 again from each empty line on, many of them would hold the process for seconds."""
@@ -66,7 +69,7 @@ class MethodReader:
 
     def is_one_request(self, data: bytes) -> bool:
         """True if what came is one whole request, with a usual method. Nothing need be cut then."""
-        if not self.between or self._held or not data.startswith(_USUAL):
+        if not self.between or self._held or not (data[:5] in _MOST_USUAL or data.startswith(_USUAL)):
             return False
         end = data.find(b"\r\n\r\n") + 4
         if end < 4 or (end < len(data) and not _is_whole(data, 0, end)):
@@ -135,4 +138,5 @@ class MethodReader:
 def _is_whole(data: bytes, at: int, end: int) -> bool:
     """True if all that follows a head is its body, as a length in the usual spelling says."""
     line = b"\r\nContent-Length: %d\r\n" % (len(data) - end)
-    return data.find(line, at, end) >= 0 or data.find(line.lower(), at, end) >= 0
+    head = data[at:end]  # `find` between two places takes twice as long, and `in` three times
+    return head.find(line) >= 0 or head.find(line.lower()) >= 0

@@ -23,6 +23,9 @@ _LENGTH: Final = Body.LENGTH
 _UNDERSCORE: Final = ord("_")  # a number is found much sooner than bytes
 _LOOKED_AT: Final = LOOKED_AT | SECOND_LOOK
 
+MAX_FIELDS: Final = 100
+"""Of a plain head, which is copied for each of them."""
+
 MAX_TEMPLATES: Final = 256
 """Ends of heads that are kept: of so many clients' addresses and hosts."""
 
@@ -48,7 +51,9 @@ class HeadWriter:
 
         None: the request is one of those that need them. It may have to be refused.
         """
-        parts = [method.encode(), b" ", target, b" HTTP/1.1\r\n"]
+        if len(headers) > MAX_FIELDS:
+            return None
+        head = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
         host: bytes | None = None
         length: bytes | None = None
         earlier: Headers | None = None
@@ -56,26 +61,25 @@ class HeadWriter:
             if name in _LOOKED_AT:
                 if name == b"host" and host is None:
                     host = value  # of which it is still to be seen that it is one
-                    parts += (b"host: ", self._host or value, b"\r\n")
+                    value = self._host or value
+                elif name == b"content-length" and length is None:
+                    length = value
+                elif name == b"connection" and value in HARMLESS_CONNECTION:
                     continue
-                if name == b"connection" and value in HARMLESS_CONNECTION:
-                    continue
-                if name in X_FORWARDED:
+                elif name in X_FORWARDED:
                     earlier = earlier or []
                     earlier.append((name, value))
                     continue
-                if name != b"content-length" or length is not None:
+                else:
                     return None
-                length = value
             elif _UNDERSCORE in name and is_shadow(name):
                 continue
-            parts += (name, b": ", value, b"\r\n")
+            head = b"%b%b: %b\r\n" % (head, name, value)  # takes half as long as to join what is in a list
         end = self._ends.get((address, scheme, host)) if earlier is None else None
         end = end or self._end(earlier, address, scheme, host)
         if end is None:
             return None
-        parts.append(end)
-        return b"".join(parts), _NONE if length is None or length == b"0" else _LENGTH
+        return head + end, _NONE if length is None or length == b"0" else _LENGTH
 
     def _end(
         self, earlier: Headers | None, address: str | None, scheme: str, host: bytes | None

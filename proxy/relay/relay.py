@@ -7,6 +7,7 @@ hold; a slow side slows the other. How a request moves is in `relayed_request.py
 import asyncio
 from functools import partial
 from time import perf_counter
+from typing import Final
 
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
@@ -28,6 +29,8 @@ from proxy.relay.result import OnEnd, Outcome, RelayResult
 from proxy.relay.sinks import Sink
 from proxy.upstream.client import Upstream
 from proxy.upstream.tunnel import Upgrades
+
+_LIMITED: Final = LIMITED  # looked up for each request
 
 
 class Relay:
@@ -88,7 +91,7 @@ class Relay:
             client.headers = call.headers
             on_end = partial(_end_span, call, on_end)
         method, headers, offer = client.method, client.headers, client.offer
-        is_limited = method in LIMITED
+        is_limited = method in _LIMITED
         if is_limited and hops_left(headers) == 0:
             headers, body = last_hop(method, client.target, headers)
             sink.answer(200, b"OK", headers, body, last=True)

@@ -8,7 +8,6 @@ long, except one that has answered just now.
 import asyncio
 import ssl
 from asyncio.events import TimerHandle
-from collections import deque
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, cast
@@ -73,7 +72,7 @@ class ConnectionPool:
         self.hedging = Hedging()
         self._long_exchanges = 0
         self._last_long_at = 0.0
-        self._idle: deque[Connection] = deque()
+        self._idle: list[Connection] = []
         self._in_use = 0
         self._reaper: TimerHandle | None = None
         self._addresses = Addresses((origin.via or origin).host)
@@ -200,7 +199,7 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         oldest = monotonic() - self.origin.keep_alive_s
         while self._idle and (self._idle[0].closed or self._idle[0].idle_since <= oldest + TIMER_SLACK_S):
-            self._idle.popleft().abort()
+            self._idle.pop(0).abort()
         self._reaper = None
         if self._idle:
             self._reaper = loop.call_later(self._idle[0].idle_since - oldest, self._reap)

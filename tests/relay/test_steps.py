@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.errors import RequestRefused
 from proxy.http.framing import CHUNKED, check_framing
 from proxy.http.headers import HOP_BY_HOP, X_FORWARDED, Forwarding, Headers, request_headers, write_head
-from proxy.http.request_head import HeadWriter
+from proxy.http.request_head import MAX_FIELDS, HeadWriter
 from proxy.http.request_rules import PLAIN as PLAIN_TARGET
 from proxy.relay.steps import NextStep, next_step
 
@@ -120,6 +120,15 @@ def test_a_head_of_a_browser_is_written_in_one_pass() -> None:
 
     assert heads[0] is not None
     assert heads[0] == heads[1]
+
+
+def test_a_head_of_very_many_fields_is_not_written_in_one_pass() -> None:
+    """Each field copies what is there before it."""
+    headers = [(b"host", b"a"), *[(b"x", b"y")] * (MAX_FIELDS - 1)]
+    writer = HeadWriter(Forwarding())
+
+    assert writer.plain_head("GET", b"/", headers, None, "http") is not None
+    assert writer.plain_head("GET", b"/", [*headers, (b"x", b"y")], None, "http") is None
 
 
 def test_a_head_that_a_proxy_in_front_adds_to_is_written_in_one_pass() -> None:
