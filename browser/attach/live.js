@@ -102,7 +102,10 @@ export class Live {
 
   async read() {
     const { base, fetch, headers, credentials, run, guard } = this.call;
-    const client = new StreamClient({ base, fetch, credentials, headers: async () => headers() });
+    // The page has the status of a call that failed. Of a second one the console would say more than without the script.
+    /** @type {typeof globalThis.fetch} */
+    const asked = (url, init) => fetch(`${url}?failure=event`, init);
+    const client = new StreamClient({ base, fetch: asked, credentials, headers: async () => headers() });
     let state = EMPTY;
     try {
       for await (const event of client.attach(run, this.reading.signal)) {

@@ -19,6 +19,7 @@ from proxy.upstream.client import Request
 from proxy.viewers.api import RunApi, has_all, link, send_nothing_more
 from proxy.viewers.batch_viewer import BatchViewer
 from proxy.viewers.translation import in_format
+from proxy.viewers.viewer import Plain
 
 NOT_FOR_THE_UPSTREAM = frozenset(
     {
@@ -108,7 +109,7 @@ class RunAccess:
             request.client,
             request.send,
             after=after,
-            takes_json=request.accept is Accept.EITHER,
+            plain=Plain.ANSWER if request.accept is Accept.EITHER else Plain.FAILURE,
         )
 
     async def answer(

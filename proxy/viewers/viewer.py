@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Sequence
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 from proxy.http.asgi import Send
 from proxy.observe.metrics import RouteMetrics
@@ -57,6 +57,15 @@ class ViewEnd(StrEnum):
     LEFT = "left"
     SENT_AWAY = "sent_away"
     """Cut without a terminal event, to come back with its cursor."""
+
+
+class Plain(Enum):
+    """What a viewer may get as it is, and not as events, before there is any text."""
+
+    NOTHING = 0
+    FAILURE = 1
+    """An answer whose status is none of 2xx."""
+    ANSWER = 2
 
 
 class Viewer(LeavingViewer):
@@ -132,7 +141,7 @@ class Viewer(LeavingViewer):
         """Another replica executes the run now, with a log of its own: send the client there."""
         self.say_goodbye()
 
-    async def serve(self, *, after: int | None = 0, takes_json: bool = False) -> ViewEnd:
+    async def serve(self, *, after: int | None = 0, plain: Plain = Plain.FAILURE) -> ViewEnd:
         """Send everything beyond `after`, to the terminal event. None: a snapshot instead of a replay."""
         self._begin_to_watch()
         self._metrics.viewers.inc()
@@ -145,10 +154,10 @@ class Viewer(LeavingViewer):
             if run.failure is not None and is_first:
                 status = run.failure.status if run.answer is None else run.answer.status
                 # A 2xx that cannot be streamed is an answer only to a client that takes JSON.
-                if takes_json or status >= 300:
+                if plain is Plain.ANSWER or (plain is Plain.FAILURE and status >= 300):
                     await send_answer(run, self._send)
                     return ViewEnd.ANSWERED
-            if takes_json and run.log.ended and is_first:
+            if plain is Plain.ANSWER and run.log.ended and is_first:
                 await send_answer(run, self._send)  # it has no text that could be shown
                 return ViewEnd.ANSWERED
             return await self._stream(after)

@@ -155,7 +155,7 @@ async def first_text(visit: Visit) -> FirstText:
     wait_ms, silence_ms = await page.evaluate("[performance.now() - seen.clicked, seen.silence]")
     # The browser says of a request how it went when that is over.
     await page.wait_for_function(
-        "performance.getEntriesByType('resource').some(({name}) => name.endsWith('/events'))"
+        "performance.getEntriesByType('resource').some(({name}) => name.includes('/events'))"
     )
     return FirstText(*await page.evaluate(PARTS), silence_ms, wait_ms)
 

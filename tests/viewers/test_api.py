@@ -90,6 +90,25 @@ async def test_any_number_of_viewers_read_the_same(tmp_path: Path) -> None:
     assert len(upstream.asked) == 1
 
 
+@pytest.mark.parametrize(("query", "status"), [("", 401), ("?failure=event", 200)])
+async def test_a_failure_before_any_text_is_an_event_for_whoever_asks_so(
+    query: str, status: int, tmp_path: Path
+) -> None:
+    """Beside a page that has its status already. Whoever does not ask gets the upstream's own answer."""
+    held = Held(answering(b"{}", status=b"401 Unauthorized"))
+    async with house(held, tmp_path, attach_wait_s=2, commit_after=15) as (_, _, client):
+        run = str(uuid.uuid4())
+        posted = client.post(START, headers=signed(accept="application/json", **{"headgate-run": run}))
+        batch = asyncio.create_task(posted)
+        reading = asyncio.create_task(client.get(events(run, query), headers=signed()))
+        await held.come.wait()
+        held.release.set()
+        got, page = await reading, await batch
+
+    assert (got.status_code, page.status_code) == (status, 401)
+    assert ('"status":401' in got.text) == (status == 200)
+
+
 async def test_the_events_of_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
     """Within `attach_wait_s`; a page opens them beside the POST that it cannot change."""
     held = Held(answering(answer()))
