@@ -6,7 +6,7 @@ from proxy.http.headers import Headers
 
 
 class Sink(Protocol):
-    """Takes an answer. `ClientRequest` is one, and known by its own type it takes it much sooner."""
+    """Takes an answer. `ClientRequest` is one; where a type names it, too, it is called directly."""
 
     def answer(self, status: int, reason: bytes, headers: Headers, body: bytes, *, last: bool) -> None:
         """The answer's head, and the first bytes of its body, of any number. `last`: these are all."""
