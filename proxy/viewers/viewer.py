@@ -210,7 +210,8 @@ class Viewer(LeavingViewer):
         return self._reader.wait(min(due, self._expires_at), self._send_now)
 
     async def _commit(self) -> None:
-        self.run.headers_sent = True
+        if not self.run.log.ended:  # or the next viewer would not get the status of a run that has failed
+            self.run.headers_sent = True
         headers = [
             *STREAM_HEADERS,
             named(self.run),

@@ -109,6 +109,19 @@ async def test_a_failure_before_any_text_is_an_event_for_whoever_asks_so(
     assert ('"status":401' in got.text) == (status == 200)
 
 
+async def test_a_failure_that_one_viewer_got_as_an_event_is_a_status_to_the_next(tmp_path: Path) -> None:
+    """A request that is repeated, with a token that is expired: only by the 401 the page gets another one."""
+    async with house(answering(b"{}", status=b"401 Unauthorized"), tmp_path) as (upstream, _, client):
+        run = str(uuid.uuid4())
+        asked = {"headers": signed(**{"headgate-run": run})}
+        first = await client.post(START, **asked)
+        event = await client.get(events(run, "?failure=event"), headers=signed())
+        again = await client.post(START, **asked)
+
+    assert (first.status_code, event.status_code, again.status_code) == (401, 200, 401)
+    assert len(upstream.asked) == 1
+
+
 async def test_the_events_of_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
     """Within `attach_wait_s`; a page opens them beside the POST that it cannot change."""
     held = Held(answering(answer()))
