@@ -159,6 +159,11 @@ class Connection:
             self._transport.write(data)
 
     @property
+    def is_open(self) -> bool:
+        """False once its end has been read, a turn of the loop before it counts as `closed`."""
+        return not (self.closed or self._transport.is_closing())
+
+    @property
     def is_slow(self) -> bool:
         """True if the upstream must be waited for before more is written."""
         return self._write_paused and not self.closed

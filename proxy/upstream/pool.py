@@ -105,7 +105,7 @@ class ConnectionPool:
         oldest = monotonic() - self._keep_alive_s
         while idle:
             connection = idle.pop()
-            if not connection.closed and connection.idle_since >= oldest:
+            if connection.is_open and connection.idle_since >= oldest:
                 self._in_use += 1
                 return connection
             connection.abort()

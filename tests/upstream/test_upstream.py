@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.upstream.client import Answer, Request, Upstream
+from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Origin
 from proxy.upstream.response import UpstreamResponse
 from proxy.upstream.timeouts import Timeouts
@@ -223,6 +225,48 @@ async def test_a_connection_that_the_upstream_closed_while_idle_is_not_used():
         await fetch(pool, POST)
 
     assert len(upstream.asked) == 2
+
+
+@pytest.mark.parametrize("how", ["closed", "reset", "closed by TLS"])
+async def test_a_close_that_was_read_in_the_same_turn_of_the_loop_is_known(how: str, tmp_path: Path):
+    """The loop was held up: the upstream's close waits in the system, and a client's request behind it."""
+    ca_file, context = certificates(tmp_path)
+    tls = ssl.create_default_context(cafile=ca_file) if how == "closed by TLS" else None
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Connection | None] = loop.create_future()
+    ours, client = socket.socketpair()
+
+    def answered() -> socket.socket:
+        opened, _ = listening.accept()
+        if tls is not None:
+            opened = context.wrap_socket(opened, server_side=True)
+        opened.recv(65536)
+        opened.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        return opened
+
+    def find() -> None:
+        ours.recv(1)
+        found.set_result(pool.reuse())
+
+    with ours, client, socket.create_server(("127.0.0.1", 0)) as listening:
+        pool = Upstream(Origin("127.0.0.1", listening.getsockname()[1], tls=tls))
+        answering = asyncio.to_thread(answered)
+        opened, _ = await asyncio.gather(answering, fetch(pool, POST))
+        kept = pool._idle[-1]._transport.get_extra_info("socket").fileno()
+        loop.add_reader(ours, find)
+        if isinstance(opened, ssl.SSLSocket):
+            opened.settimeout(0)
+            with suppress(ssl.SSLWantReadError):
+                opened.unwrap()
+        elif how == "reset":
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        opened.close()
+        assert select.select([kept], [], [], 5)[0]
+        client.send(b".")
+
+        assert await found is None
+        assert pool.in_use == 0
+        loop.remove_reader(ours)
 
 
 async def test_a_body_over_the_bound_is_too_large():
