@@ -54,6 +54,8 @@ class RelayedRequest(SentRequest):
         )
         if step is PASS_ON:
             self._pass_piece(connection)
+            if connection.failure is not None and not self._is_over:
+                self._pass_on()  # it had failed before, while the client was slow: nobody tells of it again
         elif step is NextStep.FAIL:
             self._meet_failure()
         elif step is NextStep.WAIT_FOR_CLIENT:

@@ -3,14 +3,25 @@
 import asyncio
 import json
 import socket
-from time import monotonic
+from time import monotonic, perf_counter
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
+from proxy.downstream.client_request import ClientRequest
+from proxy.downstream.server import ServerProtocol
 from proxy.errors import UpstreamUnreachable
+from proxy.http.headers import Forwarding
+from proxy.relay.relay import Relay
+from proxy.relay.relayed_request import RelayedRequest
+from proxy.relay.result import Outcome, RelayResult
 from proxy.upstream.client import Upstream
 from proxy.upstream.pool import Origin
 from proxy.upstream.timeouts import SLOW_S, Timeouts
+from tests.servers.ports import free_socket
 from tests.servers.scripted import Answered, Asked, ScriptedUpstream, ask, ok, silent, talking, until
 from tests.servers.serving import Serving, headgate
 
@@ -266,3 +277,48 @@ async def test_what_is_held_for_a_client_that_does_not_read_is_bounded(
 
     assert held <= 64 * 1024 + 256 * 1024
     await pool.aclose()
+
+
+async def test_an_answer_that_was_cut_while_its_client_was_slow_is_cut_for_the_client_too():
+    """Once it has all that had come, and not after `idle_s`."""
+    results: list[RelayResult] = []
+
+    def begin(request: ClientRequest) -> None:
+        begun.set_result(request)
+        relay.begin(request, results.append, perf_counter())
+
+    async def cut(asked: Asked) -> None:
+        client = await begun
+        await asked.send(HEAD.replace(b"1000000", b"1000000000"))
+        turns = 0
+        while turns < 100:  # of the loop: by then the client's socket would have taken what is written
+            turns = turns + 1 if client.flow.write_paused else 0
+            if not turns:
+                await asked.send(b"a" * 4096)
+            await asyncio.sleep(0)
+        await asked.send(b"the last")
+        exchange = cast(RelayedRequest, client.watcher)
+        await until(lambda: exchange.connection.response.chunks != [])
+        asked.writer.transport.abort()
+        await until(lambda: exchange.connection.failure is not None)
+        is_cut.set()
+
+    config = uvicorn.Config(cast(Any, None), log_config=None)
+    config.load()
+    config.loaded_app = cast(Any, SimpleNamespace(begin=begin))
+    loop, listening, is_cut = asyncio.get_running_loop(), free_socket(), asyncio.Event()
+    begun: asyncio.Future[ClientRequest] = loop.create_future()
+    state = ServerState()
+    server = await loop.create_server(lambda: ServerProtocol(config, state, {}, loop), sock=listening)
+    async with (
+        ScriptedUpstream(cut).running() as upstream,
+        server,
+        talking(f"http://127.0.0.1:{listening.getsockname()[1]}") as client,
+    ):
+        relay = Relay(Upstream(Origin("127.0.0.1", upstream.port)), Forwarding(), cast(Any, None))
+        await client.send(GET)
+        await asyncio.wait_for(is_cut.wait(), 30)
+        answer = await asyncio.wait_for(client.reader.read(-1), 30)
+
+    assert answer.endswith(b"the last")
+    assert [result.outcome for result in results] == [Outcome.TRUNCATED]
