@@ -128,7 +128,7 @@ class RelayedRequest(SentRequest):
         client = self._client
         try:
             if client.disconnected:
-                self._fail(UpstreamAborted("the client left"))
+                self._leave()
             elif self._sending is Sending.HELD:
                 if client.has_arrived:
                     self._stop_timer()
@@ -181,21 +181,27 @@ class RelayedRequest(SentRequest):
 
     def _fail(self, error: UpstreamError) -> None:
         """Send a problem, if the head has not gone out. Else nothing: a cut answer must not look complete."""
+        if isinstance(error, UpstreamAborted):
+            self._leave()
+            return
         result, sink = self.result, self._sink
         self._close()
-        if isinstance(error, UpstreamAborted):
-            result.outcome = Outcome.CLIENT_LEFT
+        result.error = error.bare()
+        with work_of(self._client.ids):
+            logger.warning("upstream failed", extra={"fault": error.fault, "why": str(error)})
+        if self._is_begun:
+            result.outcome = Outcome.TRUNCATED
             sink.cut()
         else:
-            result.error = error.bare()
-            with work_of(self._client.ids):
-                logger.warning("upstream failed", extra={"fault": error.fault, "why": str(error)})
-            if self._is_begun:
-                result.outcome = Outcome.TRUNCATED
-                sink.cut()
-            else:
-                result.outcome, result.status = Outcome.FAILED, error.status
-                sink.refuse(error.status, error.detail)
+            result.outcome, result.status = Outcome.FAILED, error.status
+            sink.refuse(error.status, error.detail)
+        self._end()
+
+    def _leave(self) -> None:
+        """The client has left. No error is made of it: that takes as long as to close a connection."""
+        self._close()
+        self.result.outcome = Outcome.CLIENT_LEFT
+        self._sink.cut()
         self._end()
 
     def _end(self) -> None:

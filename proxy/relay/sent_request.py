@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Final
 
 from proxy.downstream.client_request import ClientRequest, RequestWatcher
-from proxy.errors import UpstreamAborted, UpstreamError
+from proxy.errors import UpstreamError
 from proxy.http.framing import CHUNKED, EXPECTED, Body, frame
 from proxy.http.headers import passed_trailers
 from proxy.http.upgrade import SWITCHING_PROTOCOLS, UpgradeOffer
@@ -88,7 +88,7 @@ class SentRequest(Exchange, RequestWatcher, ABC):
         client.watcher = self
         try:
             if client.disconnected:  # by what it had to wait for; of that it is told only once
-                self._fail(UpstreamAborted("the client left"))
+                self._leave()
             elif client.offer is not None:
                 self._sending = Sending.ON_ITS_WAY
                 self._start(self._switch, client.offer, upgrades)
@@ -277,6 +277,10 @@ class SentRequest(Exchange, RequestWatcher, ABC):
     @abstractmethod
     def _fail(self, error: UpstreamError) -> None:
         """End the request by a failure of the upstream, or by the client's leaving."""
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """End the request by the client's leaving."""
 
     @abstractmethod
     def _crash(self) -> None:
