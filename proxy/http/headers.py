@@ -109,12 +109,10 @@ def listed_in_connection(
     headers: Iterable[tuple[bytes, bytes]], kept: frozenset[bytes] = frozenset()
 ) -> frozenset[bytes]:
     """Lower-case names that are dropped because a `Connection` field lists them."""
-    names: set[bytes] = set()
-    for name, value in headers:
-        if name == b"connection" and value not in HARMLESS_CONNECTION:
-            names.update(token.strip().lower() for token in value.split(b","))
-    if not names:
+    lists = [value for name, value in headers if name == b"connection" and value not in HARMLESS_CONNECTION]
+    if not lists:
         return _NONE
+    names = {token.strip().lower() for value in lists for token in value.split(b",")}
     return frozenset(name for name in names - KEPT_THOUGH_LISTED - kept if not SET_ON_THE_WAY.fullmatch(name))
 
 

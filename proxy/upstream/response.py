@@ -202,9 +202,12 @@ class UpstreamResponse:
 
     def _look_at_coding(self) -> None:
         """Only `chunked` is undone here, so a body in another coding cannot be passed on."""
-        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings not in ([], [b"chunked"]):
-            raise UpstreamMalformed("a transfer coding other than 'chunked'")
+        has_coding = False
+        for name, value in self.headers:
+            if name == b"transfer-encoding":
+                if has_coding or (value != b"chunked" and value.strip().lower() != b"chunked"):
+                    raise UpstreamMalformed("a transfer coding other than 'chunked'")
+                has_coding = True
 
     def on_headers_complete(self) -> None:
         if self.complete:
