@@ -145,11 +145,17 @@ def _servers(
         named: Named = peer_alone,
         names_users: Callable[[str], bool] | None = None,
     ) -> OwnedServer:
-        protocol = admitting(connections, named, names_users)
+        make_port = admitting(connections, named, names_users)
         if chosen is not None:
-            protocol = secured(protocol, PortTls(chosen.cert, chosen.key, chosen.client_ca), connections)
+            make_port = secured(make_port, PortTls(chosen.cert, chosen.key, chosen.client_ca), connections)
         return server(
-            port, listener, protocol, keep_alive_s=keep_alive_s, grace_s=grace_s, backlog=backlog, share=share
+            port,
+            listener,
+            make_port,
+            keep_alive_s=keep_alive_s,
+            grace_s=grace_s,
+            backlog=backlog,
+            share=share,
         )
 
     origins = frozenset(origin.encode() for origin in settings.cors.origins)

@@ -67,6 +67,8 @@ class Connections:
 
     def _give_back(self, client: str | None) -> None:
         if client is not None:
-            open_now = self._of_client.pop(client)
+            open_now = self._of_client[client]
             if open_now > 1:
                 self._of_client[client] = open_now - 1
+            else:
+                del self._of_client[client]

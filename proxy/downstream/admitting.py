@@ -12,9 +12,10 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from proxy.downstream.admission import Connections
+from proxy.downstream.answering import Port
 from proxy.downstream.client_answer import last_answer
 from proxy.downstream.client_request import ClientRequest
-from proxy.downstream.server import MakeProtocol, ServerProtocol
+from proxy.downstream.server import MakePort, MakeProtocol, ServerProtocol
 from proxy.errors import problem
 from proxy.http.forwarded import UNIX, Named
 
@@ -36,38 +37,35 @@ _HEADERS, _BODY = problem(
 _HEADERS.append((b"retry-after", RETRY_AFTER_S))
 
 
-_lingering: set["AdmittingProtocol"] = set()
+_lingering: Final[set["AdmittingProtocol"]] = set()
 """Refused connections whose clients have a moment to read why."""
+
+
+class Admission:
+    """Who may connect to a port, and for whom a request counts.
+
+    Args:
+        budget: of the port's connections.
+        named: each request counts for the client that it returns.
+        names_users: whether a peer, an address or `UNIX`, may say in a header who the user is. None: all may.
+    """
+
+    def __init__(
+        self, budget: Connections, named: Named, names_users: Callable[[str], bool] | None = None
+    ) -> None:
+        self.budget = budget
+        self.named = named
+        self.names_users = names_users
 
 
 class AdmittingProtocol(ServerProtocol):
     """One client connection, if the budget admits it."""
 
-    __slots__ = (
-        "_budget",
-        "_holder",
-        "_is_admitted",
-        "_named",
-        "_names_users",
-        "_peer",
-        "_peer_names_users",
-    )
+    __slots__ = ("_admission", "_holder", "_is_admitted", "_peer", "_peer_names_users")
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        budget: Connections,
-        named: Named,
-        names_users: Callable[[str], bool] | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._budget = budget
-        self._named = named
-        self._names_users = names_users
+    def __init__(self, port: Port, admission: Admission) -> None:
+        super().__init__(port)
+        self._admission = admission
         self._peer_names_users = True
         self._is_admitted = False
         self._peer = ""
@@ -75,10 +73,11 @@ class AdmittingProtocol(ServerProtocol):
 
     def connection_made(self, transport: Transport) -> None:
         super().connection_made(transport)
+        admission = self._admission
         self._peer = self.client[0] if self.client else _without_address(transport)
-        if self._names_users is not None:
-            self._peer_names_users = self._names_users(self._peer)
-        self._is_admitted = self._budget.enter(self._peer)
+        if admission.names_users is not None:
+            self._peer_names_users = admission.names_users(self._peer)
+        self._is_admitted = admission.budget.enter(self._peer)
         if self._is_admitted:
             self._holder = self._peer
         else:
@@ -87,7 +86,7 @@ class AdmittingProtocol(ServerProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._is_admitted:
             self._is_admitted = False
-            self._budget.leave(self._holder)
+            self._admission.budget.leave(self._holder)
         _lingering.discard(self)
         super().connection_lost(exc)
 
@@ -102,9 +101,10 @@ class AdmittingProtocol(ServerProtocol):
             transport.close()
 
     def _begin(self, request: ClientRequest) -> None:
-        request.headers, client = self._named(request.headers, self._peer)
+        admission = self._admission
+        request.headers, client = admission.named(request.headers, self._peer)
         if client != self._holder:
-            holder = self._budget.begin(self._holder, client)
+            holder = admission.budget.begin(self._holder, client)
             if holder is None:
                 request.answer(503, b"Service Unavailable", _HEADERS, _BODY, last=True)
                 return
@@ -115,7 +115,7 @@ class AdmittingProtocol(ServerProtocol):
 
     def on_response_complete(self) -> None:
         if self._is_admitted and self._holder != self._peer:
-            self._budget.end(self._holder)
+            self._admission.budget.end(self._holder)
             self._holder = None
         ServerProtocol.on_response_complete(self)
 
@@ -134,26 +134,34 @@ def _without_address(transport: Transport) -> str:
     return UNIX if connection is not None and connection.family == socket.AF_UNIX else ""
 
 
-def admitting(
-    budget: Connections, named: Named, names_users: Callable[[str], bool] | None = None
-) -> MakeProtocol:
-    """What uvicorn is given for a protocol class.
+class AdmittingPort(Port):
+    """A port whose connections are counted."""
 
-    Args:
-        budget: of the port's connections.
-        named: each request counts for the client that it returns.
-        names_users: whether a peer, an address or `UNIX`, may say in a header who the user is. None: all may.
-    """
-
-    # No `partial`: with a class it would have each connection's arguments parsed by name.
-    def made(
+    def __init__(
+        self,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> ServerProtocol:
-        return AdmittingProtocol(
-            config, server_state, app_state, _loop, budget=budget, named=named, names_users=names_users
-        )
+        loop: asyncio.AbstractEventLoop,
+        admission: Admission,
+    ) -> None:
+        super().__init__(config, server_state, app_state, loop)
+        self._admission = admission
+
+    def connect(self) -> AdmittingProtocol:
+        """One more connection's protocol."""
+        return AdmittingProtocol(self, self._admission)
+
+
+def admitting(
+    budget: Connections, named: Named, names_users: Callable[[str], bool] | None = None
+) -> MakePort:
+    """Makes a port whose connections are counted; for the arguments see `Admission`."""
+    admission = Admission(budget, named, names_users)
+
+    def made(
+        config: Config, server_state: ServerState, app_state: dict[str, Any], loop: asyncio.AbstractEventLoop
+    ) -> MakeProtocol:
+        return AdmittingPort(config, server_state, app_state, loop, admission).connect
 
     return made

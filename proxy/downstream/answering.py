@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from proxy.downstream.client_answer import ClientConnection, Flow
 from proxy.downstream.client_request import ClientRequest
 from proxy.http.asgi import App
+from proxy.timers.wheel import wheel_of
 
 SPOKEN: Final = frozenset({"1.0", "1.1"})
 
@@ -23,6 +24,28 @@ NO_REQUESTS: Final = cast("deque[ClientRequest]", ())
 """The requests that wait behind the one that is answered. A queue takes 700 bytes, and few need one."""
 
 
+class Port:
+    """What all connections of a port share: its app, its loop, and what uvicorn's server keeps of them."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.app: Any = config.loaded_app
+        self.front: Callable[[ClientRequest], App | None] | None = getattr(self.app, "begin", None)
+        """Takes a request as it is, if the app does so. Else it returns the app that is to be called."""
+        self.asgi_version = config.asgi_version
+        self.app_state = app_state
+        self.keep_alive_s = float(config.timeout_keep_alive)
+        self.server_state = server_state
+        self.connections: Any = cast(Any, server_state).connections  # no set, whatever its type says
+        self.loop = loop or asyncio.get_running_loop()
+        self.wheel = wheel_of(self.loop)
+
+
 class AnsweringProtocol(ClientConnection):
     """One client connection, and what it offers an app to answer with.
 
@@ -30,55 +53,30 @@ class AnsweringProtocol(ClientConnection):
     neither, so that it can be compiled.
     """
 
-    __slots__ = (
-        "_answering",
-        "_front",
-        "app",
-        "app_state",
-        "config",
-        "connections",
-        "cycle",
-        "loop",
-        "parser",
-        "pipeline",
-        "server_state",
-        "timeout_keep_alive",
-    )
+    __slots__ = ("_answering", "cycle", "loop", "parser", "pipeline", "port", "timeout_keep_alive")
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        self.config = config
-        self.app: Any = config.loaded_app
-        self.loop = _loop or asyncio.get_running_loop()
+    def __init__(self, port: Port) -> None:
+        self.port = port
+        self.loop = port.loop
         self.parser: Any = new_parser(self)
         """None when the connection is lost: the parser holds this protocol, too."""
-        self.app_state = app_state
-        self.timeout_keep_alive = float(config.timeout_keep_alive)
-        self.server_state = server_state
-        self.connections: Any = cast(Any, server_state).connections  # no set, whatever its type says
+        self.timeout_keep_alive = port.keep_alive_s
         self.url = b""
         self.headers = []
         self.cycle: ClientRequest | None = None
         """The request that was read last."""
         self.pipeline: deque[ClientRequest] = NO_REQUESTS
         self._answering: ClientRequest | None = None
-        self._front: Callable[[ClientRequest], App | None] | None = getattr(self.app, "begin", None)
-        """Takes a request as it is, if the app does so. Else it returns the app that is to be called."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
         self.flow = Flow(transport)
         self.client = peer_of(transport)
         self.scheme = "http" if transport.can_write_eof() else "https"  # TLS has no half-close
-        self.connections.add(self)
+        self.port.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.discard(self)
+        self.port.connections.discard(self)
         pending, last = self._pending(), self.cycle
         self._tell_left()
         if last is not None and last is not pending:
@@ -128,19 +126,20 @@ class AnsweringProtocol(ClientConnection):
         if request.version not in SPOKEN:
             request.refuse(505, "HTTP/1.1 and 1.0 are spoken here.")
             return
+        port = self.port
         try:
-            app = cast(App, self.app) if self._front is None else self._front(request)
+            app = cast(App, port.app) if port.front is None else port.front(request)
         except Exception:
             logger.exception("Exception in the app")
             request.fail()
             return
         if app is not None:
-            if self._front is None:
-                request.as_whole_call(self.client, self.config.asgi_version, self.app_state)
+            if port.front is None:
+                request.as_whole_call(self.client, port.asgi_version, port.app_state)
             else:
                 request.as_call()
             task = self.loop.create_task(request.run_asgi(app))
-            tasks = self.server_state.tasks
+            tasks = port.server_state.tasks
             task.add_done_callback(tasks.discard)
             tasks.add(task)
 
@@ -154,6 +153,8 @@ def new_parser(protocol: AnsweringProtocol) -> Any:
 def peer_of(transport: asyncio.Transport) -> tuple[str, int] | None:
     """The peer's address. None: there is none, as at a Unix socket, or it left before it was asked for."""
     peer = transport.get_extra_info("peername")  # which the transport has; a socket would be asked for it
+    if isinstance(peer, tuple) and len(peer) == 2:
+        return peer  # an IPv4 address is as it is to be
     if not isinstance(peer, tuple) or (len(peer) > 3 and peer[3]):
         return get_remote_addr(transport)  # it names the link of an address that holds on its link alone
     return str(peer[0]), int(peer[1])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 from proxy.downstream.admission import Connections
 from proxy.downstream.certificate import PortTls
-from proxy.downstream.server import MakeProtocol
+from proxy.downstream.server import MakePort, MakeProtocol
 
 logger = logging.getLogger("headgate.tls")
 
@@ -97,10 +97,10 @@ class _Next(asyncio.Protocol):
         protocol.connection_made(transport)
 
 
-def secured(protocol: MakeProtocol, tls: PortTls, budget: Connections) -> MakeProtocol:
-    """What uvicorn is given for a protocol class, for a port with TLS."""
+def secured(port: MakePort, tls: PortTls, budget: Connections) -> MakePort:
+    """Makes a port with TLS before it."""
 
-    def made(*given: Any) -> asyncio.Protocol:
-        return Handshake(tls, budget, partial(protocol, *given))
+    def made(*given: Any) -> MakeProtocol:
+        return partial(Handshake, tls, budget, port(*given))
 
     return made

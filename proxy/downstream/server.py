@@ -8,7 +8,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
-from proxy.downstream.answering import logger
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from proxy.downstream.answering import Port, logger
 from proxy.downstream.client_answer import last_answer
 from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.half_closed import HalfClosed
@@ -16,8 +19,11 @@ from proxy.downstream.reading import ReadingProtocol
 from proxy.errors import RequestRefused, problem
 from proxy.http.upgrade import Lost
 
-MakeProtocol = Callable[..., Any]
-"""Makes a new connection's protocol, of what uvicorn gives to its own."""
+MakeProtocol = Callable[[], Any]
+"""Makes a new connection's protocol."""
+
+MakePort = Callable[[Config, ServerState, dict[str, Any], asyncio.AbstractEventLoop], MakeProtocol]
+"""Makes a `Port`, and what may stand before it, of what uvicorn gives to each of its own protocols."""
 
 LAST_S: Final = 5.0
 """Seconds that an idle connection is kept by a process that hands over to another."""
@@ -122,7 +128,7 @@ class ServerProtocol(ReadingProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is out: begin the next request, or wait for it."""
-        self.server_state.total_requests += 1
+        self.port.server_state.total_requests += 1
         if self.transport.is_closing():
             self._wait_for_end()
             return
@@ -152,3 +158,18 @@ class ServerProtocol(ReadingProtocol):
             self.loop.call_soon(protocol.eof_received)
         self.flow.resume_reading()
         return self.transport, self.connection_lost
+
+
+class ServerPort(Port):
+    """A port whose connections are not counted."""
+
+    def connect(self) -> ServerProtocol:
+        """One more connection's protocol."""
+        return ServerProtocol(self)
+
+
+def uncounted(
+    config: Config, server_state: ServerState, app_state: dict[str, Any], loop: asyncio.AbstractEventLoop
+) -> MakeProtocol:
+    """Makes a port whose connections are not counted."""
+    return ServerPort(config, server_state, app_state, loop).connect

@@ -4,7 +4,7 @@ import asyncio
 import math
 
 from proxy.downstream.answering import NO_REQUESTS, AnsweringProtocol
-from proxy.timers.wheel import Timer, stop, wheel_of
+from proxy.timers.wheel import Timer, stop
 
 HEAD_S = 30.0
 """Seconds a client has for its request's head, from the connection's or the head's first byte."""
@@ -34,7 +34,6 @@ class TimedProtocol(AnsweringProtocol):
         "_is_over",
         "_lingers",
         "_read_at",
-        "_wheel",
         "_write_due",
         "slot",
         "wake_at",
@@ -42,7 +41,6 @@ class TimedProtocol(AnsweringProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._wheel = wheel_of(self.loop)
         self.slot: set[Timer] | None = None
         self.wake_at = self._read_at = self._idle_since = 0.0
         # The loop's time at which each is over; 0: it is not waited for.
@@ -83,7 +81,7 @@ class TimedProtocol(AnsweringProtocol):
         now = self._idle_since = self.loop.time()
         due = now + self.timeout_keep_alive
         if self.slot is None or self.wake_at > due:
-            self._wheel.wake(self, due, now)
+            self.port.wheel.wake(self, due, now)
 
     def linger(self, most_s: float = LINGER_S) -> None:
         """Close the connection once the client does, or `most_s` are over. What it sends is dropped.
@@ -122,7 +120,7 @@ class TimedProtocol(AnsweringProtocol):
 
     def _wake_by(self, due: float, now: float) -> None:
         if self.slot is None or self.wake_at > due:
-            self._wheel.wake(self, due, now)
+            self.port.wheel.wake(self, due, now)
 
     def _stop_waiting(self) -> None:
         """The connection is another's from now on."""

@@ -7,12 +7,11 @@ import math
 import select
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any, cast
 
 import uvicorn
 
-from proxy.downstream.server import MakeProtocol, ServerProtocol
+from proxy.downstream.server import MakePort, ServerProtocol, uncounted
 from proxy.runs.runs import Runs
 from proxy.workers.descriptors import BACKLOG
 from proxy.workers.fair_share import FairShare, ShownConnections
@@ -69,10 +68,9 @@ class OwnedServer(uvicorn.Server):
     async def listen(self, listening: socket.socket) -> asyncio.Server:
         """Accept connections there."""
         loop = asyncio.get_running_loop()
-        protocol: Any = self.config.http_protocol_class
-        made = partial(protocol, self.config, self.server_state, self.lifespan.state, loop)
-        server: asyncio.Server = await loop.create_server(made, sock=listening, backlog=self.config.backlog)
-        return server
+        make_port = cast(MakePort, self.config.http_protocol_class)
+        port = make_port(self.config, self.server_state, self.lifespan.state, loop)
+        return await loop.create_server(port, sock=listening, backlog=self.config.backlog)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn cancels calls that are left when the time to drain is over; what is relayed is no call."""
@@ -183,7 +181,7 @@ class AcceptingInTurn:
 def server(
     app: object,
     listening: socket.socket,
-    protocol: MakeProtocol = ServerProtocol,
+    make_port: MakePort = uncounted,
     *,
     keep_alive_s: float,
     grace_s: float,
@@ -192,7 +190,7 @@ def server(
 ) -> OwnedServer:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=cast(Any, protocol),  # it is called as uvicorn's are
+        http=cast(Any, make_port),  # which is given what a protocol of uvicorn's is given
         backlog=backlog,
         ws="none",
         lifespan="off",

@@ -9,7 +9,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import ServerPort, ServerProtocol
 from tests.relay.cuts import Wire
 from tests.servers.scripted import until
 
@@ -67,6 +67,10 @@ REQUESTS = {
 }
 
 
+def our_protocol(config: uvicorn.Config, state: ServerState, app_state: dict[str, Any]) -> ServerProtocol:
+    return ServerPort(config, state, app_state).connect()
+
+
 async def played(made: Any, request: bytes, answer: list[dict[str, Any]]) -> tuple[Any, ...]:
     """What the app is given, what it cannot send, what goes out, and whether the connection is closed."""
     given: list[Any] = []
@@ -108,7 +112,7 @@ async def played(made: Any, request: bytes, answer: list[dict[str, Any]]) -> tup
 async def test_a_call_is_as_with_uvicorn(request_: bytes, answer: list[dict[str, Any]]) -> None:
     """Its scope, its messages, its errors and its bytes. Only ours has a `Date` there."""
     async with asyncio.timeout(20):
-        ours = await played(ServerProtocol, request_, answer)
+        ours = await played(our_protocol, request_, answer)
         uvicorns = await played(HttpToolsProtocol, request_, answer)
 
     assert ours == uvicorns
@@ -119,6 +123,6 @@ async def test_headers_that_can_be_read_once_reach_the_client(version: bytes) ->
     """An app may give its headers as an iterator."""
     answer = [{**head(), "headers": iter([PLAIN, SIX])}, part(b"answer")]
     async with asyncio.timeout(20):
-        _, wrote, *_ = await played(ServerProtocol, b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % version, answer)
+        _, wrote, *_ = await played(our_protocol, b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % version, answer)
 
     assert b"content-type: text/plain\r\ncontent-length: 6\r\n" in wrote

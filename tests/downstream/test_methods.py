@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.methods import MAX_CUTS, MethodReader
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import ServerPort
 from tests.relay.cuts import Wire
 
 LIKE_A_REQUEST = b"xFOO /body HTTP/1.1\r\n\r\nFOO /b HTTP/1.1\r\n\r\nBAR"
@@ -60,7 +60,7 @@ async def seen(config: uvicorn.Config, *pieces: bytes) -> tuple[list[tuple[str, 
     """The requests that are read, and what the client gets."""
     state = ServerState()
     app = config.loaded_app = Answering()  # type: ignore[assignment]
-    protocol = ServerProtocol(config, state, {})
+    protocol = ServerPort(config, state, {}).connect()
     got: list[bytes] = []
     protocol.connection_made(cast(asyncio.Transport, Wire(got.append)))
     for piece in pieces:
@@ -133,7 +133,7 @@ async def test_a_request_that_is_read_whole_is_the_same_as_in_bytes(config: uvic
 
     def read(*pieces: bytes) -> list[object]:
         config.loaded_app = SimpleNamespace(begin=noted.append)  # type: ignore[assignment]
-        protocol = ServerProtocol(config, ServerState(), {})
+        protocol = ServerPort(config, ServerState(), {}).connect()
         protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
         for piece in pieces:
             protocol.data_received(piece)
@@ -184,7 +184,7 @@ async def test_a_body_does_not_say_the_version_of_the_request_behind_it(
 
     for length in range(1, 9):  # with one of these the target's end is beside the body's
         config.loaded_app = Noting()  # type: ignore[assignment]
-        protocol = ServerProtocol(config, ServerState(), {})
+        protocol = ServerPort(config, ServerState(), {}).connect()
         got: list[bytes] = []
         protocol.connection_made(cast(asyncio.Transport, Wire(got.append)))
         protocol.data_received(sent % (len(body), body, b"a" * length, version))

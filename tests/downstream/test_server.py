@@ -21,7 +21,7 @@ from proxy.downstream import slow_clients
 from proxy.downstream.answering import peer_of
 from proxy.downstream.client_request import ClientRequest
 from proxy.downstream.half_closed import CHECK_S, LEFT_S
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import ServerPort, ServerProtocol, uncounted
 from proxy.http.asgi import TARGET
 from proxy.workers.servers import OwnedServer
 from tests.relay.cuts import Wire
@@ -74,7 +74,7 @@ class App:
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     listening = free_socket()
-    config = uvicorn.Config(app, http=ServerProtocol, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=uncounted, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
     server = OwnedServer(config)
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=[listening]))
@@ -360,7 +360,7 @@ async def test_a_request_that_is_refused_before_its_turn_never_begins():
     config.load()
     config.loaded_app = cast(Any, SimpleNamespace(begin=begun.append))
     state, loop = ServerState(), asyncio.get_running_loop()
-    server = await loop.create_server(lambda: ServerProtocol(config, state, {}, loop), sock=listening)
+    server = await loop.create_server(ServerPort(config, state, {}, loop).connect, sock=listening)
     async with server, talking(f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
         await client.send(GET + CHUNKED + b"2\r\nok\r\n")
         await until(lambda: len(begun) == 1)
@@ -450,7 +450,7 @@ def unanswered(sent: bytes) -> ServerProtocol:
     config = uvicorn.Config(App(), interface="asgi3", log_config=None, ws="none")
     config.load()
     config.loaded_app = SimpleNamespace(begin=lambda request: None)  # type: ignore[assignment]
-    protocol = ServerProtocol(config, ServerState(), {})
+    protocol = ServerPort(config, ServerState(), {}).connect()
     protocol.connection_made(cast(asyncio.Transport, Wire(lambda _: None)))
     protocol.data_received(sent)
     return protocol

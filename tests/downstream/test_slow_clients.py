@@ -9,7 +9,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import ServerPort, ServerProtocol
 from proxy.timers.wheel import AGAIN_S, COARSE_S, STEP_S
 from tests.timers.hand_loop import HandLoop
 
@@ -70,7 +70,7 @@ class Client:
         config = uvicorn.Config(cast(Any, self), log_config=None, timeout_keep_alive=KEPT_S)
         config.load()
         config.loaded_app = self
-        self.protocol = ServerProtocol(config, ServerState(), {}, cast(Any, self.loop))
+        self.protocol = ServerPort(config, ServerState(), {}, cast(Any, self.loop)).connect()
         self.socket.protocol = self.protocol
         self.protocol.connection_made(cast(Any, self.socket))
 

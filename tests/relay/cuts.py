@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 
 from proxy.app import running
 from proxy.downstream.admission import Connections
-from proxy.downstream.admitting import AdmittingProtocol
+from proxy.downstream.admitting import admitting
 from proxy.http.forwarded import last_named
 from proxy.settings.settings import Settings
 from tests.relay.made_up import Answer, Exchange, Fields, made_up
@@ -331,9 +331,8 @@ class Table:
     """A Headgate whose connections are wires; `play` one game after another."""
 
     def __init__(self, config: uvicorn.Config, connections: Connections, pool: Any) -> None:
-        self._config = config
-        self._state = ServerState()
-        self._connections = connections
+        loop = asyncio.get_running_loop()
+        self._port = admitting(connections, last_named)(config, ServerState(), {}, loop)
         self._pool = pool
         self._game: Game | None = None
 
@@ -354,13 +353,7 @@ class Table:
             leaves_at = rng.randrange(sum(len(exchange.request) for exchange in exchanges))
         game = Game(rng, exchanges, leaves_at)
         self._game = game
-        protocol = AdmittingProtocol(
-            config=self._config,
-            server_state=self._state,
-            app_state={},
-            budget=self._connections,
-            named=last_named,
-        )
+        protocol = self._port()
 
         def take(data: bytes) -> None:
             game.got += data

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import ServerPort
 from proxy.errors import UpstreamError
 from proxy.http.headers import Forwarding
 from proxy.relay.relay import Relay
@@ -238,7 +238,7 @@ async def test_a_request_whose_client_left_before_it_was_relayed_is_not_sent(
     config.load()
     config.loaded_app = cast(Any, SimpleNamespace(begin=begin))
     state, loop, listening = ServerState(), asyncio.get_running_loop(), free_socket()
-    server = await loop.create_server(lambda: ServerProtocol(config, state, {}, loop), sock=listening)
+    server = await loop.create_server(ServerPort(config, state, {}, loop).connect, sock=listening)
     async with (
         ScriptedUpstream(silent).running() as upstream,
         server,

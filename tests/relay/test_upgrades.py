@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.app import running
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import ServerPort
 from proxy.settings.settings import Settings
 from tests.relay.cuts import Wire
 from tests.servers.client import scrape
@@ -311,7 +311,7 @@ async def test_an_upgrade_is_offered_once_though_the_answer_before_it_is_still_t
             app.gateway, interface="asgi3", log_config=None, ws="none", proxy_headers=False
         )  # type: ignore[arg-type]
         config.load()
-        protocol = ServerProtocol(config=config, server_state=ServerState(), app_state={})
+        protocol = ServerPort(config, ServerState(), {}).connect()
         got = bytearray()
         protocol.connection_made(cast(asyncio.Transport, Wire(got.extend)))
         protocol.data_received(HELLO)

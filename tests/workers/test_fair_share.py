@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import uncounted
 from proxy.workers import servers
 from proxy.workers.fair_share import MAX_PROCESSES, FairShare, FairShares
 from proxy.workers.servers import OwnedServer, server
@@ -53,7 +53,7 @@ async def one() -> AsyncIterator[One]:
     (own, _), (other, _) = taken(shares, 2)
     listening = free_socket()
     listening.listen(64)
-    serving = server(answering, listening.dup(), ServerProtocol, keep_alive_s=60, grace_s=1, share=own)
+    serving = server(answering, listening.dup(), uncounted, keep_alive_s=60, grace_s=1, share=own)
     task = asyncio.ensure_future(serving.serve_here())
     try:
         await serving.is_open.wait()

@@ -14,7 +14,7 @@ from proxy.doctor.one_request.model_calls import Context, context_of
 from proxy.downstream.admission import Connections
 from proxy.downstream.certificate import PortTls
 from proxy.downstream.handshake import secured
-from proxy.downstream.server import MakeProtocol, ServerProtocol
+from proxy.downstream.server import MakePort, uncounted
 from proxy.errors import RequestRefused
 from proxy.http.asgi import Receive, Scope, Send, send_problem
 from proxy.http.framing import request_target
@@ -112,12 +112,12 @@ async def listening(
     except CannotListen:
         yield None
         return
-    protocol: MakeProtocol = ServerProtocol
+    make_port: MakePort = uncounted
     if settings.tls is not None:
         tls = PortTls(settings.tls.cert, settings.tls.key, settings.tls.client_ca)
         budget = Connections(MAX_CONNECTIONS, MAX_CONNECTIONS, on_refused=lambda _: None)
-        protocol = secured(protocol, tls, budget)
-    serving = server(listener, opened, protocol, keep_alive_s=5, grace_s=GRACE_S)
+        make_port = secured(make_port, tls, budget)
+    serving = server(listener, opened, make_port, keep_alive_s=5, grace_s=GRACE_S)
     task = asyncio.create_task(serving.serve_here())
     try:
         await serving.is_open.wait()
