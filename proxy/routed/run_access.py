@@ -19,7 +19,7 @@ from proxy.upstream.client import Request
 from proxy.viewers.api import RunApi, has_all, link, send_nothing_more
 from proxy.viewers.batch_viewer import BatchViewer
 from proxy.viewers.translation import in_format
-from proxy.viewers.viewer import Plain
+from proxy.viewers.viewer import AsItIs
 
 NOT_FOR_THE_UPSTREAM = frozenset(
     {
@@ -109,7 +109,7 @@ class RunAccess:
             request.client,
             request.send,
             after=after,
-            plain=Plain.ANSWER if request.accept is Accept.EITHER else Plain.FAILURE,
+            as_it_is=AsItIs.ANSWER if request.accept is Accept.EITHER else AsItIs.FAILURE,
         )
 
     async def answer(

@@ -29,7 +29,7 @@ from proxy.viewers.clients import ViewerClient
 from proxy.viewers.scripts import Scripts
 from proxy.viewers.tickets import TICKET_S, Tickets
 from proxy.viewers.translation import in_format
-from proxy.viewers.viewer import STREAM_HEADERS, Plain, Viewer
+from proxy.viewers.viewer import STREAM_HEADERS, AsItIs, Viewer
 
 MAX_TICKET_REQUEST_BYTES = 4096
 
@@ -133,7 +133,7 @@ class RunApi:
         send: Send,
         *,
         after: int | None = 0,
-        plain: Plain = Plain.FAILURE,
+        as_it_is: AsItIs = AsItIs.FAILURE,
         is_translated: bool = False,
     ) -> str:
         """A run as events, from `after` on; None: from a snapshot on. Returns how it ended."""
@@ -149,7 +149,7 @@ class RunApi:
         metrics = self._metrics.by_route[run.route.name]
         viewer = Viewer(run, metrics, client, send, expires_at=expires_at, is_translated=is_translated)
         with self._runs.watching(viewer):
-            return await viewer.serve(after=after, plain=plain)
+            return await viewer.serve(after=after, as_it_is=as_it_is)
 
     async def _script(self, path: bytes, method: str, headers: Headers, send: Send) -> None:
         if method in SCRIPT_METHODS:
@@ -170,8 +170,8 @@ class RunApi:
             after = after if has_all(run, after) else None
             await self.show(run, identity, asked.client, translated, after=after, is_translated=True)
             return
-        plain = Plain.NOTHING if asked.one("failure") == "event" else Plain.FAILURE
-        await self.show(run, identity, asked.client, asked.send, after=after, plain=plain)
+        as_it_is = AsItIs.NOTHING if asked.one("failure") == "event" else AsItIs.FAILURE
+        await self.show(run, identity, asked.client, asked.send, after=after, as_it_is=as_it_is)
 
     async def _state(self, asked: ApiRequest) -> None:
         run = await self._of_owner(asked)

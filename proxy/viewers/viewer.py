@@ -59,7 +59,7 @@ class ViewEnd(StrEnum):
     """Cut without a terminal event, to come back with its cursor."""
 
 
-class Plain(Enum):
+class AsItIs(Enum):
     """What a viewer may get as it is, and not as events, before there is any text."""
 
     NOTHING = 0
@@ -141,7 +141,7 @@ class Viewer(LeavingViewer):
         """Another replica executes the run now, with a log of its own: send the client there."""
         self.say_goodbye()
 
-    async def serve(self, *, after: int | None = 0, plain: Plain = Plain.FAILURE) -> ViewEnd:
+    async def serve(self, *, after: int | None = 0, as_it_is: AsItIs = AsItIs.FAILURE) -> ViewEnd:
         """Send everything beyond `after`, to the terminal event. None: a snapshot instead of a replay."""
         self._begin_to_watch()
         self._metrics.viewers.inc()
@@ -154,10 +154,10 @@ class Viewer(LeavingViewer):
             if run.failure is not None and is_first:
                 status = run.failure.status if run.answer is None else run.answer.status
                 # A 2xx that cannot be streamed is an answer only to a client that takes JSON.
-                if plain is Plain.ANSWER or (plain is Plain.FAILURE and status >= 300):
+                if as_it_is is AsItIs.ANSWER or (as_it_is is AsItIs.FAILURE and status >= 300):
                     await send_answer(run, self._send)
                     return ViewEnd.ANSWERED
-            if plain is Plain.ANSWER and run.log.ended and is_first:
+            if as_it_is is AsItIs.ANSWER and run.log.ended and is_first:
                 await send_answer(run, self._send)  # it has no text that could be shown
                 return ViewEnd.ANSWERED
             return await self._stream(after)
