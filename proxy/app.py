@@ -1,6 +1,7 @@
 """The only file that wires: from settings to the parts of one process."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -174,6 +175,7 @@ async def running(
             metrics,
             CountUnmatched(metrics.unmatched),
             bodies,
+            logging.getLogger("headgate.gateway").isEnabledFor(logging.DEBUG),
             traces,
         )
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared, traces)

@@ -44,7 +44,6 @@ logger: Final = logging.getLogger("headgate.gateway")
 _OWN: Final = OWN_PATH
 _OWN_BYTES: Final = len(OWN_PATH)
 _SHUTDOWN: Final = Outcome.SHUTDOWN  # looked up for each request, as are these
-_DEBUG: Final = logging.DEBUG
 _now: Final = perf_counter
 
 
@@ -79,7 +78,8 @@ class Gateway:
     metrics: Metrics
     count: CountUnmatched
     bodies: ByteBudget
-
+    logs_relayed: bool
+    """Whether the log has a line for each relayed request. Its level stays as the process begins with it."""
     traces: Front | None = None
     """Begins the spans of requests; None: there are none."""
 
@@ -101,7 +101,7 @@ class Gateway:
                     return self._begin_of_route(request, match, target, entered)
         if target[:_OWN_BYTES] == _OWN:  # `startswith` takes twice as long
             return partial(self._own, request, target)
-        is_told = request.span is not None or logger.isEnabledFor(_DEBUG)
+        is_told = request.span is not None or self.logs_relayed
         on_end = partial(self._tell, request) if is_told else self.count
         if self.pages is not None and self.pages.takes(request.method, self._credentials(request), target):
             self.pages.begin(request, on_end, entered)

@@ -1,6 +1,7 @@
 """A request is found in the log by its ids: in its own line, in its run's, and where something failed."""
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,21 @@ async def test_a_batch_request_has_its_status_and_no_run(tmp_path: Path) -> None
     assert "run" not in line and "trace_id" not in line
     assert len(line["request"]) == 16
     assert upstream.asked[0].header(b"x-request-id") is None
+
+
+async def test_a_request_of_no_route_has_a_line_in_a_log_of_that_level_alone(tmp_path: Path) -> None:
+    """It is for `debug`, and has the request's ids, its outcome and its status."""
+    for level, count in ((logging.DEBUG, 1), (logging.INFO, 0)):
+        with logged() as lines:
+            logging.getLogger("headgate").setLevel(level)
+            async with house(answering(b"{}", b"404 Not Found"), tmp_path) as (_, _, client):
+                await client.get("/elsewhere", headers=IDS)
+            found = lines("relayed")
+
+        assert len(found) == count
+        for line in found:
+            assert (line["request"], line["trace_id"]) == ("req-0017", TRACE)
+            assert (line["outcome"], line["status"]) == ("complete", 404)
 
 
 async def test_a_run_has_the_ids_of_the_request_that_began_it(tmp_path: Path) -> None:
