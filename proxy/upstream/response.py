@@ -68,7 +68,7 @@ class UpstreamResponse:
         self.interims = NO_INTERIMS
         """Status, reason and headers of each interim response but 100; whoever feeds bytes takes them."""
         self.keep_alive = False
-        """Of a response that is complete."""
+        """Of a response that is complete. One that its connection's end completes leaves it False."""
         self.has_surplus = False
         """True if bytes came after the end: the connection must carry no other request."""
         self.beyond = b""
@@ -90,7 +90,7 @@ class UpstreamResponse:
         """0 until the final head is here."""
         self.reason = b""
         self.headers: Headers = []
-        self.has_length = self.complete = False
+        self.has_length = self.complete = self.keep_alive = False
         self.has_hop_fields = False
         """True if any of the headers is for this connection only."""
         self.has_begun = False

@@ -420,7 +420,7 @@ def test_a_kept_connection_hears_each_answer_as_a_new_one_does(
     changes: list[tuple[str, int, bytes]],
 ):
     """Nothing of the answers before is left, in what is heard or in the state that the next is read with."""
-    set_by_each = {"_parser", "_read_bytes", "keep_alive"}
+    set_by_each = {"_parser", "_read_bytes"}
     kept, transport = connected(loop)
     for number, ((whole, is_head), at) in enumerate(exchanges):
         wire = whole if number < len(exchanges) - 1 else mutated(whole, changes)
