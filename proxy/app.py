@@ -33,6 +33,7 @@ from proxy.llm.port import ModelPort
 from proxy.llm.provider import Provider
 from proxy.llm.taps.expected_calls import compile_calls
 from proxy.llm.taps.open_taps import Taps
+from proxy.llm.untapped import UntappedCalls
 from proxy.observe.admin import Admin
 from proxy.observe.labels import Budget
 from proxy.observe.metrics import Metrics
@@ -314,7 +315,9 @@ class _Parts:
         store = FileDenylistStore(self.state_dir / "learned") if shared is None else shared.denylist
         denylist = StreamDenylist(settings.learned_s, store)
         counts, tokens = CallCounts(self.metrics), self.metrics.tokens
-        return ModelPort(providers, settings, taps, counts, tokens, denylist, self.body_budget(), spans=spans)
+        bodies = self.body_budget()
+        untapped = UntappedCalls(providers, taps, counts, bodies, spans)
+        return ModelPort(untapped, settings, taps, counts, tokens, denylist, bodies)
 
     def page(self, runs: Runs, breaker: Breaker, warnings: RecentWarnings, state: PageState) -> OperatorsPage:
         calls = {} if state.port is None else state.port.ended

@@ -48,6 +48,8 @@ HOT = [
     "sources/test_source_native.py",
     "sources/test_native_rules.py",
     "llm/test_taps.py",
+    "llm/test_model_port.py",
+    "llm/test_whole_bodies.py",
     "llm/test_repeated_events.py",
     "runs/test_runs.py",
     "runs/test_forgotten.py",

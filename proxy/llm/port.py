@@ -10,29 +10,23 @@ When a stream fails, the call is asked again as batch, on a connection of its ow
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import cast
 
 from proxy.downstream.bodies import MAX_REQUEST_BYTES, ByteBudget, ByteReservation, read_ahead
 from proxy.downstream.client_request import ClientRequest
 from proxy.errors import RequestRefused
 from proxy.http.asgi import App, Receive, Scope, Send, send_problem
-from proxy.http.framing import origin_form
-from proxy.http.headers import Headers
-from proxy.http.tracing import TRACING, without_token
 from proxy.llm.assembly.dialect import Dialect, NotStreamable, Prompt, StreamCall
 from proxy.llm.call import ModelCall
 from proxy.llm.cautious import CautiousCall
 from proxy.llm.counted_calls import (
     CallCounts,
-    MetCall,
     end_span,
-    is_told,
     relayed_as,
-    result_without_tap,
 )
 from proxy.llm.denylist import StreamDefect, StreamDenylist
 from proxy.llm.kept_counts import KeptCounts
@@ -40,14 +34,14 @@ from proxy.llm.provider import Provider
 from proxy.llm.taps.open_taps import OpenTap, Taps
 from proxy.llm.taps.tap import TappedCall
 from proxy.llm.tee import Tee
+from proxy.llm.untapped import UntappedCalls, unexpected
 from proxy.observe.labels import CallResult
-from proxy.observe.spans.ports import MODEL, ModelSpans
-from proxy.observe.spans.request_ids import CURRENT, RequestIds
+from proxy.observe.spans.ports import MODEL
+from proxy.observe.spans.request_ids import CURRENT
 from proxy.observe.tokens import TokenCounts
 from proxy.relay.answer_copy import AnswerCopy
 from proxy.relay.result import RelayResult
 from proxy.relay.sinks import Sink
-from proxy.relay.whole_body import WholeBody
 from proxy.settings.blocks.upstream import LlmSettings
 from proxy.text.sections import MalformedBody, parse
 from proxy.text.slow_json import is_slow
@@ -74,10 +68,6 @@ ANSWERED = frozenset({CallResult.TAPPED, CallResult.BATCH, CallResult.AVOIDED, C
 
 CERTAIN_DEFECTS = frozenset({StreamDefect.UNFAITHFUL, StreamDefect.NO_STREAM})
 """Defects that put a model on the denylist even if the batch call fails too."""
-
-
-_LOOKED_AT = TRACING | {b"expect"}
-"""Headers that a call's provider may get in another way, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +97,8 @@ class _RunCall:
 class ModelPort:
     """The port: see `begin`."""
 
-    providers: Sequence[Provider]
+    untapped: UntappedCalls
+    """Which of the calls are of no run."""
     settings: LlmSettings
     taps: Taps
     counts: CallCounts
@@ -117,8 +108,6 @@ class ModelPort:
     kept: KeptCounts = field(default_factory=KeptCounts)
     copies: ByteBudget = field(default_factory=lambda: ByteBudget(COUNTED_BYTES, lambda _: None))
     """Answers whose tokens are counted once they have gone out."""
-    spans: ModelSpans | None = None
-    """None: calls have no spans."""
     avoided: OrderedDict[bytes, float] = field(default_factory=OrderedDict)
     """Calls by their `attempt`, and until when they are asked for no stream."""
 
@@ -129,37 +118,17 @@ class ModelPort:
 
     def begin(self, request: ClientRequest) -> App | None:
         """Relay a call of no run. Any other becomes an ASGI call, of the app that is returned."""
-        began, target = perf_counter(), origin_form(request.target)
-        provider = self._provider(target)
-        if provider is None:
-            request.refuse(404, "No provider of llm.providers has this path.")
-            return None
-        request.target = target[len(provider.mount) :]
-        found = _LOOKED_AT.intersection([name for name, _ in request.headers])
-        tokens = self.taps.tokens_of(request.headers) if found else []
-        if tokens or provider.signer is not None:
-            return partial(self._call, provider, request, found, tokens, began)
-        call = self._met(provider, request, found, tokens, None, began)
-        self.taps.unmatched += 1
-        ids = request.ids if is_told(call.span) else None
-        is_idempotent = request.method in IDEMPOTENT
-        if is_idempotent or not request.more_body:
-            if b"expect" in found and not is_idempotent:
-                request.headers = _unexpected(request.headers)
-            provider.relay.begin(request, partial(self.counts.end_relayed, call, ids), began)
-        else:
-            reservation = self.bodies.reserve()
-            on_end = partial(self._relayed, call, ids, reservation)
-            relay = partial(provider.relay.begin, request, on_end, began)
-            WholeBody(request, reservation, partial(_go_on, request, relay), on_end).begin()
-        return None
+        return self.untapped.begin(request, self._as_call)
 
-    def _relayed(
-        self, call: MetCall, ids: RequestIds | None, reservation: ByteReservation, result: RelayResult
-    ) -> None:
-        """A call of no run is over whose body was held."""
-        reservation.close()
-        self.counts.end_relayed(call, ids, result)
+    def _as_call(
+        self,
+        provider: Provider,
+        request: ClientRequest,
+        found: Collection[bytes],
+        tokens: Sequence[str],
+        began: float,
+    ) -> App:
+        return partial(self._call, provider, request, found, tokens, began)
 
     async def _call(
         self,
@@ -174,7 +143,7 @@ class ModelPort:
     ) -> None:
         """A call that is an ASGI call."""
         token, tap = await self._find(tokens)
-        call = self._met(provider, request, found, tokens, token, began)
+        call = self.untapped.met(provider, request, found, tokens, token, began)
         CURRENT.set(request.ids)
         MODEL.set(call.span)
         result = ended = CallResult.LEFT
@@ -194,31 +163,6 @@ class ModelPort:
             raise
         self.counts.end(call, ended, result)
 
-    def _met(
-        self,
-        provider: Provider,
-        request: ClientRequest,
-        found: Collection[bytes],
-        tokens: Sequence[str],
-        token: str | None,
-        began: float,
-    ) -> MetCall:
-        """A call as it came. The provider learns nothing of ours: a token is taken out of every call."""
-        of_no_run = CallResult.NO_CONTEXT
-        if found:
-            of_no_run = result_without_tap(tokens, found)
-            if token is not None or b"tracestate" in found:
-                request.headers = without_token(request.headers, token)  # nor is it logged
-        span = None if self.spans is None else self.spans.model_call(provider.name, request.headers)
-        return MetCall(provider.name, began, of_no_run, span)
-
-    def _provider(self, target: bytes) -> Provider | None:
-        for provider in self.providers:
-            mount = provider.mount
-            if target.startswith(mount) and target.startswith(b"/", len(mount)):
-                return provider
-        return None
-
     async def _find(self, tokens: Sequence[str]) -> tuple[str | None, OpenTap | None]:
         """The one tap that a call's tokens find, and its token. None: there is none, or which is a guess."""
         found = [(token, tap) for token in tokens if (tap := await self.taps.find(token)) is not None]
@@ -232,7 +176,7 @@ class ModelPort:
             if request.method not in IDEMPOTENT or provider.signer is not None:
                 body = await read_ahead(request, reservation, provider.most_bytes)
                 if body is not None:
-                    request.headers = _unexpected(request.headers)
+                    request.headers = unexpected(request.headers)
             return relayed_as(CallResult.BATCH, await provider.relayed(request, body))
 
     async def _tapped(
@@ -260,7 +204,7 @@ class ModelPort:
             await tap.doubt()  # too long, compressed, or slow to read
             return relayed_as(CallResult.BATCH, await provider.relayed(request, body))
         request.take_body()
-        request.headers = _unexpected(request.headers)
+        request.headers = unexpected(request.headers)
         hashing = hashlib.sha256(target + b"\n")
         for at in range(0, len(body), STEP_BYTES):
             hashing.update(memoryview(body)[at : at + STEP_BYTES])
@@ -350,18 +294,6 @@ class ModelPort:
         self.avoided.move_to_end(attempt)
         if len(self.avoided) > MAX_AVOIDED:
             self.avoided.popitem(last=False)
-
-
-def _go_on(request: ClientRequest, relay: Callable[[], None], is_whole: bool) -> None:
-    """Relay a call whose body has been waited for."""
-    if is_whole:
-        request.headers = _unexpected(request.headers)
-    relay()
-
-
-def _unexpected(headers: Headers) -> Headers:
-    """The headers without `Expect`: the body has been read, and its sender waits for no 100."""
-    return [pair for pair in headers if pair[0] != b"expect"]
 
 
 def _as_stream(run_call: _RunCall) -> StreamCall | None:
