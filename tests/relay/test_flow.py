@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from proxy.downstream.client_request import ClientRequest
-from proxy.downstream.server import ServerProtocol
+from proxy.downstream.server import ServerPort
 from proxy.errors import UpstreamUnreachable
 from proxy.http.headers import Forwarding
 from proxy.relay.relay import Relay
@@ -309,7 +309,7 @@ async def test_an_answer_that_was_cut_while_its_client_was_slow_is_cut_for_the_c
     loop, listening, is_cut = asyncio.get_running_loop(), free_socket(), asyncio.Event()
     begun: asyncio.Future[ClientRequest] = loop.create_future()
     state = ServerState()
-    server = await loop.create_server(lambda: ServerProtocol(config, state, {}, loop), sock=listening)
+    server = await loop.create_server(ServerPort(config, state, {}, loop).connect, sock=listening)
     async with (
         ScriptedUpstream(cut).running() as upstream,
         server,
