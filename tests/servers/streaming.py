@@ -31,8 +31,13 @@ START = "/api/cases/7/start"
 
 
 def route(**more: Any) -> dict[str, Any]:
-    """A route with two sections, as the settings have it."""
+    """A route with two sections, as the settings have it.
+
+    It waits for text as long as a route may: a failure before any text has a status of its own on a slow
+    machine, too.
+    """
     return {
+        "commit_after": 15,
         "name": "start",
         "match": "POST /api/cases/{case_id}/start",
         "stream_path": "/api/cases/{case_id}/start/stream",
