@@ -21,6 +21,7 @@ from proxy.downstream.admission import Connections
 from proxy.downstream.bodies import ByteBudget
 from proxy.errors import Fault
 from proxy.gateway import CountUnmatched, Gateway
+from proxy.gateway import logger as gateway_logger
 from proxy.http.headers import Forwarding
 from proxy.identity import Identifier, is_verified
 from proxy.llm.aws.signing import Signer
@@ -176,7 +177,7 @@ async def running(
             metrics,
             CountUnmatched(metrics.unmatched),
             bodies,
-            logging.getLogger("headgate.gateway").isEnabledFor(logging.DEBUG),
+            gateway_logger.isEnabledFor(logging.DEBUG),
             traces,
         )
         port = None if settings.llm is None else parts.model_port(settings.llm, taps, shared, traces)

@@ -137,7 +137,7 @@ def _servers(
     keep_alive_s, backlog = settings.client_keep_alive_s, app.descriptors.backlog
 
     def counted(
-        port: object,
+        served: object,
         listener: socket.socket,
         connections: Connections,
         chosen: PortCertificate | None,
@@ -149,7 +149,7 @@ def _servers(
         if chosen is not None:
             make_port = secured(make_port, PortTls(chosen.cert, chosen.key, chosen.client_ca), connections)
         return server(
-            port,
+            served,
             listener,
             make_port,
             keep_alive_s=keep_alive_s,

@@ -12,7 +12,6 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from time import monotonic
 from typing import cast
 
@@ -118,17 +117,7 @@ class ModelPort:
 
     def begin(self, request: ClientRequest) -> App | None:
         """Relay a call of no run. Any other becomes an ASGI call, of the app that is returned."""
-        return self.untapped.begin(request, self._as_call)
-
-    def _as_call(
-        self,
-        provider: Provider,
-        request: ClientRequest,
-        found: Collection[bytes],
-        tokens: Sequence[str],
-        began: float,
-    ) -> App:
-        return partial(self._call, provider, request, found, tokens, began)
+        return self.untapped.begin(request, self._call)
 
     async def _call(
         self,

@@ -1,13 +1,13 @@
 """Calls of no run: most of those that come to the model port, and relayed as they came, by no ASGI call."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Final
 
 from proxy.downstream.bodies import ByteBudget, ByteReservation
 from proxy.downstream.client_request import ClientRequest
-from proxy.http.asgi import App
+from proxy.http.asgi import App, Receive, Scope, Send
 from proxy.http.framing import origin_form
 from proxy.http.headers import Headers
 from proxy.http.tracing import TRACING, without_token
@@ -28,9 +28,10 @@ _NO_CONTEXT: Final = CallResult.NO_CONTEXT
 _IDEMPOTENT: Final = IDEMPOTENT  # looked up for each call, as is the one before
 _now: Final = perf_counter
 
-AsCall = Callable[[Provider, ClientRequest, Collection[bytes], Sequence[str], float], App]
-"""Makes an ASGI call of a request: with the names of the headers that are looked at, its tokens, and when it
-came."""
+Call = Callable[
+    [Provider, ClientRequest, Collection[bytes], Sequence[str], float, Scope, Receive, Send], Awaitable[None]
+]
+"""Serves an ASGI call: with the names of the headers that are looked at, its tokens, and when it came."""
 
 
 class UntappedCalls:
@@ -55,7 +56,7 @@ class UntappedCalls:
         self._bodies = bodies
         self._spans = spans
 
-    def begin(self, request: ClientRequest, as_call: AsCall) -> App | None:
+    def begin(self, request: ClientRequest, call: Call) -> App | None:
         """Relay a call of no run. Any other becomes an ASGI call, of the app that is returned."""
         began, target = _now(), origin_form(request.target)
         provider = self._provider(target)
@@ -66,18 +67,18 @@ class UntappedCalls:
         found = {name for name, _ in request.headers if name in _LOOKED_AT}
         tokens = self._taps.tokens_of(request.headers) if found else []
         if tokens or provider.signer is not None:
-            return as_call(provider, request, found, tokens, began)
-        call = self.met(provider, request, found, tokens, None, began)
+            return partial(call, provider, request, found, tokens, began)
+        met = self.met(provider, request, found, tokens, None, began)
         self._taps.unmatched += 1
-        ids = request.ids if is_told(call.span) else None
+        ids = request.ids if is_told(met.span) else None
         is_idempotent = request.method in _IDEMPOTENT
         if is_idempotent or not request.more_body:
             if b"expect" in found and not is_idempotent:
                 request.headers = unexpected(request.headers)
-            provider.relay.begin(request, partial(self._counts.end_relayed, call, ids), began)
+            provider.relay.begin(request, partial(self._counts.end_relayed, met, ids), began)
         else:
             reservation = self._bodies.reserve()
-            on_end = partial(self._relayed, call, ids, reservation)
+            on_end = partial(self._relayed, met, ids, reservation)
             relay = partial(provider.relay.begin, request, on_end, began)
             WholeBody(request, reservation, partial(_go_on, request, relay), on_end).begin()
         return None

@@ -69,8 +69,8 @@ class OwnedServer(uvicorn.Server):
         """Accept connections there."""
         loop = asyncio.get_running_loop()
         make_port = cast(MakePort, self.config.http_protocol_class)
-        port = make_port(self.config, self.server_state, self.lifespan.state, loop)
-        return await loop.create_server(port, sock=listening, backlog=self.config.backlog)
+        connect = make_port(self.config, self.server_state, self.lifespan.state, loop)
+        return await loop.create_server(connect, sock=listening, backlog=self.config.backlog)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn cancels calls that are left when the time to drain is over; what is relayed is no call."""

@@ -74,7 +74,7 @@ class App:
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     listening = free_socket()
-    config = uvicorn.Config(app, http=uncounted, ws="none", lifespan="off", log_config=None)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=cast(Any, uncounted), ws="none", lifespan="off", log_config=None)
     server = OwnedServer(config)
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets=[listening]))
