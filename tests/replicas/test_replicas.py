@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ async def replicas(
     script: Script, directory: Path, count: int = 2, **more: Any
 ) -> AsyncIterator[tuple[ScriptedUpstream, list[Served], httpx.AsyncClient, ValkeyServer]]:
     """Start as many processes, with what each route has in `route`."""
-    routes = [route(commit_after=0, **more.pop("route", {}))]
+    routes = [route(**{"commit_after": 0, **more.pop("route", {})})]
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(valkey(directory))
         upstream = await stack.enter_async_context(ScriptedUpstream(script).running())
@@ -111,6 +112,36 @@ async def test_any_replica_serves_any_run(tmp_path: Path) -> None:
         assert listed == {"ann": [[run], [run]], "bob": [[], []]}
         assert (state["state"], state["events"]) == ("complete", len(stream.events))
         assert len(upstream.asked) == 1
+
+
+async def test_a_failure_before_any_text_is_told_alike_by_every_replica(tmp_path: Path) -> None:
+    """The upstream's own status; or an event, for whoever asks so beside a page that has the status."""
+    held = Held(answering(b'{"detail":"expired"}', b"401 Unauthorized"))
+    async with replicas(held, tmp_path, route={"commit_after": 15}) as (_, (one, two), client, _):
+        run = str(uuid.uuid4())
+        headers = signed(accept="application/json", **{"headgate-run": run})
+        page = asyncio.create_task(client.post(one.url + START, headers=headers))
+        await held.come.wait()
+        asked = [(at, query) for at in (one, two) for query in ("", "?failure=event")]
+        waiting = [
+            asyncio.create_task(client.get(events(at, run, query), headers=signed())) for at, query in asked
+        ]
+        for at in (one, two):
+            await eventually(partial(_has_viewers, client, at, 2))
+        held.release.set()
+        told = [await each for each in waiting]
+        told += [await client.get(events(at, run, query), headers=signed()) for at, query in asked]
+        strangers = [await client.get(events(at, run, query), headers=signed("bob")) for at, query in asked]
+
+    assert (await page).status_code == 401
+    assert [each.status_code for each in told] == [401, 200] * 4
+    assert {each.content for each in told[::2]} == {(await page).content}
+    assert all('"status":401' in each.text for each in told[1::2])
+    assert [each.status_code for each in strangers] == [404] * 4
+
+
+async def _has_viewers(client: httpx.AsyncClient, at: Served, count: int) -> bool:
+    return (await scrape(client, at.admin_url))['headgate_viewers{route="start"}'] == count
 
 
 async def test_a_request_joins_a_run_of_another_replica(tmp_path: Path) -> None:
